@@ -1,0 +1,1 @@
+"""CryptoTrace: crypto market monitoring you can trust, as a Dagster data platform."""

@@ -1,0 +1,111 @@
+"""Where to connect and what is secret: environment variables, their defaults and their meaning.
+
+Owns every environment name. What a number means (intervals, lookbacks, detector parameters) is code; what the user
+wants to be told is `alerts.toml`. `.env.example` and `docs/settings.md` are made from this file.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cryptotrace_dagster.errors import UserError
+
+
+class SettingsError(UserError):
+    """A setting is missing or malformed; the message names it and says what to do."""
+
+
+class Settings(BaseSettings):
+    """All settings of all processes. Names in the environment are the upper-case field names."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    symbols: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("BTCUSDT", "ETHUSDT", "SOLUSDT", "BNBUSDT", "XRPUSDT"),
+        description="Symbols to watch, separated by commas.",
+    )
+    data_dir: Path = Field(default=Path("data"), description="Folder for the warehouse, logs and Dagster's home.")
+    warehouse_url: str = Field(
+        default="",
+        description="The store: a DuckDB file, or ducklake:postgres:... ; empty means DATA_DIR/cryptotrace.duckdb.",
+    )
+    kafka_bootstrap_servers: str = Field(default="127.0.0.1:9092", description="Kafka brokers, host:port, by commas.")
+    ticks_topic: str = Field(default="ticks", description="Topic of the trades, keyed by symbol.")
+    dead_letter_topic: str = Field(default="ticks.dead_letter", description="Topic of unreadable messages.")
+    binance_stream_url: str = Field(
+        default="wss://data-stream.binance.vision", description="WebSocket host of the exchange's market data."
+    )
+    binance_rest_url: str = Field(
+        default="https://data-api.binance.vision", description="REST host of the exchange's market data."
+    )
+    binance_dump_url: str = Field(default="https://data.binance.vision", description="Host of the public dump files.")
+    alerts_file: Path = Field(default=Path("alerts.toml"), description="The alert rules.")
+    discord_webhook_url: SecretStr | None = Field(default=None, description="Discord webhook; empty sends nothing.")
+    discord_bot_token: SecretStr | None = Field(default=None, description="Discord bot token, instead of a webhook.")
+    discord_channel_id: str | None = Field(default=None, description="Channel the bot writes to.")
+    discord_api_url: str = Field(default="https://discord.com/api/v10", description="Discord's API, pinned version.")
+    bind_host: str = Field(default="127.0.0.1", description="Address that the web services listen on.")
+    dagster_port: int = Field(default=3000, ge=1, le=65535, description="Port of Dagster's UI.")
+    api_port: int = Field(default=8000, ge=1, le=65535, description="Port of the API.")
+    dashboard_port: int = Field(default=8501, ge=1, le=65535, description="Port of the dashboard.")
+    feed_port: int = Field(default=9101, ge=1, le=65535, description="Port of the feed's /metrics and /healthz.")
+    api_token: SecretStr | None = Field(
+        default=None, description="Bearer token of the API; required as soon as BIND_HOST is not loopback."
+    )
+    dagster_url: str = Field(default="http://127.0.0.1:3000", description="Dagster's UI, for links.")
+    dashboard_url: str = Field(default="http://127.0.0.1:8501", description="The dashboard, for links in alerts.")
+    start_fill_minutes: int = Field(
+        default=60, ge=0, description="After a start, fill a hole in the ids up to this age; older holes are for `backfill`."
+    )
+    tick_retention_days: int = Field(default=30, ge=1, description="Days of raw ticks to keep.")
+    bar_retention_days: int = Field(default=365, ge=1, description="Days of bars of 1 minute and above to keep.")
+    fine_bar_retention_days: int = Field(default=7, ge=1, description="Days of bars, features and scores below a minute.")
+    run_retention_days: int = Field(default=7, ge=1, description="Days of Dagster's run history to keep.")
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _split_symbols(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip().upper() for part in value.split(",") if part.strip()))
+        return value
+
+    @field_validator("symbols")
+    @classmethod
+    def _some_symbols(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        bad = [symbol for symbol in value if not symbol.isalnum()]
+        if not value or bad:
+            raise ValueError(f"write symbols such as BTCUSDT,ETHUSDT; not readable: {', '.join(bad) or '(none given)'}")
+        return value
+
+    @field_validator("discord_webhook_url", "discord_bot_token", "discord_channel_id", "api_token", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @property
+    def resolved_warehouse_url(self) -> str:
+        """Return the store, with the default filled in."""
+        return self.warehouse_url or str(self.data_dir / "cryptotrace.duckdb")
+
+    @property
+    def snapshot_path(self) -> Path:
+        """Return where the published read-only copy of the warehouse lives."""
+        return self.data_dir / "published" / "cryptotrace.duckdb"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment and `.env`.
+
+    Raises:
+        SettingsError: a value is malformed; the message names the variable and what is wrong with it.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'_'.join(str(part) for part in item['loc'][:1]).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        )
+        raise SettingsError(f"Settings could not be read: {problems}. Correct it in the environment or .env.") from None

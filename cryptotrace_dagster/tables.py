@@ -1,0 +1,289 @@
+"""Every column of every table, written once.
+
+Owns the names, types, units and meaning of all stored data. The DDL, the Polars schemas, Dagster's column metadata,
+the API's models and `docs/tables.md` are derived from here; nothing else may spell a column list.
+Stays out: SQL that reads or writes (storage.py) and the computation of values (domain/).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import polars as pl
+
+
+class ColumnType(Enum):
+    """A stored type, as (DuckDB type, Polars type). Prices and quantities are exact: Binance lists quantities above 1e10."""
+
+    TEXT = ("VARCHAR", pl.String())
+    INTEGER = ("BIGINT", pl.Int64())
+    DOUBLE = ("DOUBLE", pl.Float64())
+    BOOLEAN = ("BOOLEAN", pl.Boolean())
+    INSTANT = ("TIMESTAMP", pl.Datetime("us"))  # always UTC; plain TIMESTAMP never shifts with a session's time zone
+    PRICE = ("DECIMAL(20,8)", pl.Decimal(20, 8))
+    VOLUME = ("DECIMAL(38,8)", pl.Decimal(38, 8))
+    QUOTE_VOLUME = ("DECIMAL(38,16)", pl.Decimal(38, 16))  # price times quantity keeps all sixteen digits
+    BLOB = ("BLOB", pl.Binary())
+
+    @property
+    def sql(self) -> str:
+        """Return the DuckDB spelling."""
+        return str(self.value[0])
+
+    @property
+    def polars(self) -> pl.DataType:
+        """Return the Polars type of the same values."""
+        dtype: pl.DataType = self.value[1]
+        return dtype
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, stored type, meaning (with unit), and whether null is a legal value."""
+
+    name: str
+    type: ColumnType
+    description: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A contract: columns, the key that is unique, and the instant that windows are cut by."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    time_column: str
+
+    def __post_init__(self) -> None:
+        names = self.column_names
+        unknown = [name for name in (*self.key, self.time_column) if name not in names]
+        if unknown or len(set(names)) != len(names):
+            raise ValueError(f"Table {self.name}: key or time column {unknown} unknown, or a column name is repeated.")
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Return the names in stored order."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def polars_schema(self) -> pl.Schema:
+        """Return the schema that a frame of this table has."""
+        return pl.Schema({column.name: column.type.polars for column in self.columns})
+
+    @property
+    def ddl(self) -> str:
+        """Return `CREATE TABLE IF NOT EXISTS`; no keys, for DuckLake has none (the asset checks hold them)."""
+        columns = ", ".join(f"{c.name} {c.type.sql}{'' if c.nullable else ' NOT NULL'}" for c in self.columns)
+        return f"CREATE TABLE IF NOT EXISTS {self.name} ({columns})"
+
+    def empty(self) -> pl.DataFrame:
+        """Return a frame without rows."""
+        return pl.DataFrame(schema=self.polars_schema)
+
+
+T = ColumnType
+_SYMBOL = Column("symbol", T.TEXT, "Exchange spelling, upper case, e.g. BTCUSDT.")
+_BAR_INTERVAL = Column("bar_interval", T.TEXT, "Length of the bar: 1s, 5s, 1m, 5m, 15m, 1h or 1d.")
+_BAR_START = Column("bar_start", T.INSTANT, "Start of the bar [start, start + interval), UTC.")
+
+RAW_TICKS = Table(
+    name="raw_ticks",
+    description="Every aggregate trade of the exchange, once. `trade_id` is consecutive per symbol, which proves completeness.",
+    columns=(
+        _SYMBOL,
+        Column("trade_id", T.INTEGER, "Aggregate trade id `a`, consecutive per symbol."),
+        Column("price", T.PRICE, "Price in quote units, exact."),
+        Column("quantity", T.PRICE, "Quantity in base units, exact."),
+        Column("first_trade_id", T.INTEGER, "Id `f` of the first single trade inside."),
+        Column("last_trade_id", T.INTEGER, "Id `l` of the last single trade inside."),
+        Column("trade_time", T.INSTANT, "When the trade happened at the exchange (`T`), UTC. All windows use it."),
+        Column("is_buyer_maker", T.BOOLEAN, "True when the seller was the aggressor (`m`)."),
+        Column("received_at", T.INSTANT, "When the feed read the message, UTC, by this machine's clock."),
+    ),
+    key=("symbol", "trade_id"),
+    time_column="trade_time",
+)
+
+OHLC_BARS = Table(
+    name="ohlc_bars",
+    description="Open, high, low, close and volume per symbol and interval, equal to the exchange's klines. "
+    "An interval without trades has no bar.",
+    columns=(
+        _SYMBOL,
+        _BAR_INTERVAL,
+        _BAR_START,
+        Column("bar_end", T.INSTANT, "End of the bar, exclusive, UTC."),
+        Column("open", T.PRICE, "Price of the trade with the lowest id."),
+        Column("high", T.PRICE, "Highest price."),
+        Column("low", T.PRICE, "Lowest price."),
+        Column("close", T.PRICE, "Price of the trade with the highest id."),
+        Column("volume", T.VOLUME, "Sum of quantities, base units."),
+        Column("quote_volume", T.QUOTE_VOLUME, "Sum of price times quantity, quote units."),
+        Column("trade_count", T.INTEGER, "Number of single trades: sum of `l - f + 1`."),
+        Column("taker_buy_volume", T.VOLUME, "Volume in which the buyer was the aggressor, base units."),
+        Column("taker_buy_quote_volume", T.QUOTE_VOLUME, "The same in quote units."),
+        Column("tick_count", T.INTEGER, "Number of aggregate trades, i.e. rows of `raw_ticks`."),
+        Column("first_tick_id", T.INTEGER, "Lowest `trade_id` inside."),
+        Column("last_tick_id", T.INTEGER, "Highest `trade_id` inside."),
+        Column("last_trade_time", T.INSTANT, "Time of the latest trade inside, UTC."),
+    ),
+    key=("symbol", "bar_interval", "bar_start"),
+    time_column="bar_start",
+)
+
+INGESTED_OFFSETS = Table(
+    name="ingested_offsets",
+    description="How far each Kafka topic partition has been read. Append-only; the largest `next_offset` counts. "
+    "Committed in the transaction that holds the ticks themselves.",
+    columns=(
+        Column("cluster_id", T.TEXT, "Kafka's cluster id: offsets of another cluster mean nothing here."),
+        Column("topic", T.TEXT, "Topic name."),
+        Column("topic_id", T.TEXT, "Kafka's id of this incarnation of the topic; empty where the broker has none."),
+        Column("topic_partition", T.INTEGER, "Kafka's shard number."),
+        Column("next_offset", T.INTEGER, "First offset that has not been read."),
+        Column("recorded_at", T.INSTANT, "When the batch was committed, UTC."),
+    ),
+    key=("cluster_id", "topic", "topic_id", "topic_partition", "next_offset"),
+    time_column="recorded_at",
+)
+
+TRADE_ID_RANGES = Table(
+    name="trade_id_ranges",
+    description="The stored trade ids as disjoint ranges, kept in the transaction that stores the ticks. "
+    "One row a symbol means: nothing is missing between its first and last trade.",
+    columns=(
+        _SYMBOL,
+        Column("first_id", T.INTEGER, "First trade id of the range."),
+        Column("last_id", T.INTEGER, "Last trade id of the range, inclusive."),
+        Column("first_trade_time", T.INSTANT, "Time of the first trade, UTC."),
+        Column("last_trade_time", T.INSTANT, "Time of the last trade, UTC."),
+    ),
+    key=("symbol", "first_id"),
+    time_column="first_trade_time",
+)
+
+TRADE_ID_GAPS = Table(
+    name="trade_id_gaps",
+    description="Every hole in the trade ids that was ever seen, and when it was closed. Open ones have no `closed_at`.",
+    columns=(
+        _SYMBOL,
+        Column("first_missing_id", T.INTEGER, "First trade id that is missing."),
+        Column("last_missing_id", T.INTEGER, "Last trade id that is missing, inclusive."),
+        Column("gap_start", T.INSTANT, "Time of the last trade before the hole, UTC."),
+        Column("gap_end", T.INSTANT, "Time of the first trade after the hole, UTC."),
+        Column("noticed_at", T.INSTANT, "When ingest first saw it, UTC."),
+        Column("closed_at", T.INSTANT, "When its last trade was stored (or it split), UTC; null while open.", nullable=True),
+    ),
+    key=("symbol", "first_missing_id", "last_missing_id", "noticed_at"),
+    time_column="gap_start",
+)
+
+DEAD_LETTERS = Table(
+    name="dead_letters",
+    description="Kafka messages that could not be read, kept whole with the reason.",
+    columns=(
+        Column("topic", T.TEXT, "Topic it came from."),
+        Column("topic_partition", T.INTEGER, "Kafka's shard number."),
+        Column("message_offset", T.INTEGER, "Offset of the message."),
+        Column("payload", T.BLOB, "The bytes as they came."),
+        Column("reason", T.TEXT, "Why it could not be read."),
+        Column("recorded_at", T.INSTANT, "When it was set aside, UTC."),
+    ),
+    key=("topic", "topic_partition", "message_offset", "recorded_at"),
+    time_column="recorded_at",
+)
+
+ANOMALY_SCORES = Table(
+    name="anomaly_scores",
+    description="How unusual each closed bar is to each detector. `score` has one meaning over all detectors: "
+    "minus log10 of how many times a day this symbol, by its own history, scores at least this high "
+    "(0: daily; 1: once in ten days; 2: once in a hundred days).",
+    columns=(
+        _SYMBOL,
+        _BAR_INTERVAL,
+        _BAR_START,
+        Column("detector", T.TEXT, "Name of the detector."),
+        Column("detector_version", T.INTEGER, "Version of its definition."),
+        Column("raw_score", T.DOUBLE, "The detector's own measure, before calibration; its docstring gives the unit."),
+        Column("times_a_day", T.DOUBLE, "Expected number of bars a day that score at least this high."),
+        Column("score", T.DOUBLE, "-log10(times_a_day); larger is stranger."),
+        Column("explanation", T.TEXT, "Evidence as a JSON object: the features that speak, and how loudly."),
+    ),
+    key=("symbol", "bar_interval", "bar_start", "detector"),
+    time_column="bar_start",
+)
+
+ALERTS = Table(
+    name="alerts",
+    description="Our decisions to tell someone. The id is derived from rule, symbol and bar, so a rerun cannot double one. "
+    "An alert that would no longer ring is marked in `retracted_at`, never deleted.",
+    columns=(
+        Column("alert_id", T.TEXT, "Derived from rule, symbol and bar."),
+        Column("rule", T.TEXT, "Name of the alert rule."),
+        _SYMBOL,
+        Column("severity", T.TEXT, "info, warning or critical."),
+        Column("phase", T.TEXT, "opening, worsening or end of one event's conversation."),
+        Column("conversation_id", T.TEXT, "The alert id of the opening; one event on one symbol is one conversation."),
+        _BAR_INTERVAL,
+        _BAR_START,
+        Column("detector", T.TEXT, "Detector that spoke; null for price and volume rules.", nullable=True),
+        Column("score", T.DOUBLE, "Its score, or the rule's own measure (per cent, multiple).", nullable=True),
+        Column("event_time", T.INSTANT, "Time of the last trade that the decision rests on, UTC."),
+        Column("available_at", T.INSTANT, "First moment at which live operation could have rung (market time), UTC."),
+        Column("raised_at", T.INSTANT, "When this machine decided, UTC."),
+        Column("price", T.PRICE, "Price at that moment.", nullable=True),
+        Column("title", T.TEXT, "One line: what happened."),
+        Column("message", T.TEXT, "What happened and how unusual it is, in plain words."),
+        Column("evidence", T.TEXT, "The numbers behind it as a JSON object."),
+        Column("retracted_at", T.INSTANT, "When late data showed that it would not ring; else null.", nullable=True),
+    ),
+    key=("alert_id",),
+    time_column="event_time",
+)
+
+ALERT_DELIVERIES = Table(
+    name="alert_deliveries",
+    description="Every attempt to send an alert, with its outcome. An alert without a final row is still to be sent.",
+    columns=(
+        Column("alert_id", T.TEXT, "The alert."),
+        Column("route", T.TEXT, "Where to: the name of the route in alerts.toml, `default` without one."),
+        Column("attempt", T.INTEGER, "Number of the attempt for this alert and route, from 1."),
+        Column("outcome", T.TEXT, "delivered, retry, unknown (sent, answer lost), given_up or skipped (no channel set)."),
+        Column("attempted_at", T.INSTANT, "When it was sent, UTC."),
+        Column("retry_at", T.INSTANT, "Not before this; null when final.", nullable=True),
+        Column("status_code", T.INTEGER, "HTTP status, where one came.", nullable=True),
+        Column("reason", T.TEXT, "What went wrong, without secrets.", nullable=True),
+        Column("message_id", T.TEXT, "Discord's id of the message.", nullable=True),
+    ),
+    key=("alert_id", "route", "attempt"),
+    time_column="attempted_at",
+)
+
+SCHEMA_VERSIONS = Table(
+    name="schema_versions",
+    description="The schema versions that this warehouse has had; the largest counts.",
+    columns=(
+        Column("version", T.INTEGER, "Version of the tables."),
+        Column("migrated_at", T.INSTANT, "When this version was reached, UTC."),
+    ),
+    key=("version",),
+    time_column="migrated_at",
+)
+SCHEMA_VERSION = 1
+
+ALL_TABLES: tuple[Table, ...] = (
+    RAW_TICKS,
+    OHLC_BARS,
+    ANOMALY_SCORES,
+    ALERTS,
+    ALERT_DELIVERIES,
+    INGESTED_OFFSETS,
+    TRADE_ID_RANGES,
+    TRADE_ID_GAPS,
+    DEAD_LETTERS,
+    SCHEMA_VERSIONS,
+)
