@@ -57,11 +57,15 @@ class Settings(BaseSettings):
     dagster_url: str = Field(default="http://127.0.0.1:3000", description="Dagster's UI, for links.")
     dashboard_url: str = Field(default="http://127.0.0.1:8501", description="The dashboard, for links in alerts.")
     start_fill_minutes: int = Field(
-        default=60, ge=0, description="After a start, fill a hole in the ids up to this age; older holes are for `backfill`."
+        default=60,
+        ge=0,
+        description="After a start, fill a hole in the ids up to this age; older holes are for `backfill`.",
     )
     tick_retention_days: int = Field(default=30, ge=1, description="Days of raw ticks to keep.")
     bar_retention_days: int = Field(default=365, ge=1, description="Days of bars of 1 minute and above to keep.")
-    fine_bar_retention_days: int = Field(default=7, ge=1, description="Days of bars, features and scores below a minute.")
+    fine_bar_retention_days: int = Field(
+        default=7, ge=1, description="Days of bars, features and scores below a minute."
+    )
     run_retention_days: int = Field(default=7, ge=1, description="Days of Dagster's run history to keep.")
 
     @field_validator("symbols", mode="before")

@@ -51,7 +51,9 @@ class Transaction:
         """Return the rows of a query, seeing this transaction's own writes."""
         return self._connection.execute(sql, parameters).pl()
 
-    def execute(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = (), **frames: pl.DataFrame) -> int:
+    def execute(
+        self, sql: str, parameters: Sequence[object] | Mapping[str, object] = (), **frames: pl.DataFrame
+    ) -> int:
         """Run INSERT or DELETE and return how many rows it touched; `frames` can be named in the SQL."""
         for name, frame in frames.items():
             self._connection.register(name, frame)
@@ -82,9 +84,7 @@ class Transaction:
         )
         return self.append(table, frame)
 
-    def replace_window(
-        self, table: Table, window: Window, frame: pl.DataFrame, **only: str | Sequence[str]
-    ) -> int:
+    def replace_window(self, table: Table, window: Window, frame: pl.DataFrame, **only: str | Sequence[str]) -> int:
         """Exchange the rows of a time window for those of the frame, and return the number of new rows.
 
         `only` narrows what is replaced by equality, e.g. `bar_interval="1m"` or `symbol=["BTCUSDT"]`; the frame must
@@ -210,7 +210,12 @@ class Warehouse:
     def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         open_store = self._connect_lake if self.is_lake else self._connect_file
         for attempt in stamina.retry_context(
-            on=_Locked, attempts=None, timeout=self._lock_wait_seconds, wait_initial=0.005, wait_max=0.1, wait_jitter=0.02
+            on=_Locked,
+            attempts=None,
+            timeout=self._lock_wait_seconds,
+            wait_initial=0.005,
+            wait_max=0.1,
+            wait_jitter=0.02,
         ):
             with attempt:
                 connection = open_store(read_only)
@@ -261,7 +266,7 @@ def conform(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
     if missing or extra:
         raise ContractError(f"{table.name}: missing columns {sorted(missing)}, unexpected columns {sorted(extra)}.")
     try:
-        rows = frame.select(table.column_names).cast(dict(table.polars_schema))
+        rows = frame.select(table.column_names).cast(table.polars_schema)
     except pl.exceptions.PolarsError as error:
         raise ContractError(f"{table.name}: a value does not fit its column: {error}") from error
     nulls = [c.name for c in table.columns if not c.nullable and rows[c.name].null_count()]
@@ -286,7 +291,13 @@ def _is_lock_conflict(error: duckdb.Error) -> bool:
     text = str(error)
     return any(
         sign in text
-        for sign in ("Could not set lock", "different configuration", "Conflicting lock", "already attached", "being used by")
+        for sign in (
+            "Could not set lock",
+            "different configuration",
+            "Conflicting lock",
+            "already attached",
+            "being used by",
+        )
     )
 
 
@@ -299,7 +310,9 @@ def _make_parent_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"The folder {path.parent} cannot be made ({error.strerror}): choose another DATA_DIR.") from error
+        raise StorageError(
+            f"The folder {path.parent} cannot be made ({error.strerror}): choose another DATA_DIR."
+        ) from error
     if not os.access(path.parent, os.W_OK):
         raise StorageError(f"The folder {path.parent} cannot be written: change its owner or choose another DATA_DIR.")
 

@@ -176,7 +176,9 @@ TRADE_ID_GAPS = Table(
         Column("gap_start", T.INSTANT, "Time of the last trade before the hole, UTC."),
         Column("gap_end", T.INSTANT, "Time of the first trade after the hole, UTC."),
         Column("noticed_at", T.INSTANT, "When ingest first saw it, UTC."),
-        Column("closed_at", T.INSTANT, "When its last trade was stored (or it split), UTC; null while open.", nullable=True),
+        Column(
+            "closed_at", T.INSTANT, "When its last trade was stored (or it split), UTC; null while open.", nullable=True
+        ),
     ),
     key=("symbol", "first_missing_id", "last_missing_id", "noticed_at"),
     time_column="gap_start",
@@ -252,7 +254,9 @@ ALERT_DELIVERIES = Table(
         Column("alert_id", T.TEXT, "The alert."),
         Column("route", T.TEXT, "Where to: the name of the route in alerts.toml, `default` without one."),
         Column("attempt", T.INTEGER, "Number of the attempt for this alert and route, from 1."),
-        Column("outcome", T.TEXT, "delivered, retry, unknown (sent, answer lost), given_up or skipped (no channel set)."),
+        Column(
+            "outcome", T.TEXT, "delivered, retry, unknown (sent, answer lost), given_up or skipped (no channel set)."
+        ),
         Column("attempted_at", T.INSTANT, "When it was sent, UTC."),
         Column("retry_at", T.INSTANT, "Not before this; null when final.", nullable=True),
         Column("status_code", T.INTEGER, "HTTP status, where one came.", nullable=True),
