@@ -37,8 +37,8 @@ class ContractError(StorageError):
     """A frame does not have the columns, types or non-null values that its table promises."""
 
 
-class _Locked(Exception):
-    """Another process (or another mode in this one) has the file open; worth another try."""
+class WarehouseBusyError(StorageError):
+    """Another process (or another mode in this one) kept the file open for longer than we wait; try again."""
 
 
 class Transaction:
@@ -210,7 +210,7 @@ class Warehouse:
     def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         open_store = self._connect_lake if self.is_lake else self._connect_file
         for attempt in stamina.retry_context(
-            on=_Locked,
+            on=WarehouseBusyError,
             attempts=None,
             timeout=self._lock_wait_seconds,
             wait_initial=0.005,
@@ -231,7 +231,10 @@ class Warehouse:
             return duckdb.connect(self.url, read_only=read_only)
         except (duckdb.IOException, duckdb.ConnectionException, duckdb.BinderException) as error:
             if _is_lock_conflict(error):
-                raise _Locked(str(error)) from error
+                raise WarehouseBusyError(
+                    f"The warehouse {self.url} is in use by another process: try again, or end the one that holds it. "
+                    f"({error})"
+                ) from error
             raise StorageError(f"The warehouse {self.url} could not be opened: {error}") from error
 
     def _connect_lake(self, read_only: bool) -> duckdb.DuckDBPyConnection:
