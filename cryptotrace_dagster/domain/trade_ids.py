@@ -1,0 +1,79 @@
+"""Trade ids as sets of ranges: what is stored, what is new, what is missing.
+
+The exchange numbers each symbol's aggregate trades without holes, so a handful of ranges a symbol says exactly which
+trades are stored. New trades are told from repeats, and gaps are found, without looking at the ticks themselves.
+"""
+
+import polars as pl
+
+from cryptotrace_dagster.tables import TRADE_ID_RANGES
+
+
+def ranges_of(ticks: pl.DataFrame) -> pl.DataFrame:
+    """Return the ranges (a `trade_id_ranges` frame) that the ids of a `raw_ticks` frame form, in any order of rows."""
+    single = ticks.select(
+        "symbol",
+        first_id=pl.col("trade_id"),
+        last_id=pl.col("trade_id"),
+        first_trade_time=pl.col("trade_time"),
+        last_trade_time=pl.col("trade_time"),
+    )
+    return union(single)
+
+
+def union(*ranges: pl.DataFrame) -> pl.DataFrame:
+    """Return the union of sets of ranges: disjoint, not even touching, in key order."""
+    together = pl.concat(ranges).sort("symbol", "first_id")
+    reached_before = pl.col("last_id").cum_max().shift(1).over("symbol")
+    starts_run = (pl.col("first_id") > reached_before + 1).fill_null(True)
+    return (
+        together.with_columns(run=starts_run.cum_sum().over("symbol"))
+        .group_by("symbol", "run", maintain_order=True)
+        .agg(
+            pl.col("first_id").min(),
+            pl.col("last_id").max(),
+            pl.col("first_trade_time").min(),
+            pl.col("last_trade_time").max(),
+        )
+        .select(TRADE_ID_RANGES.column_names)
+    )
+
+
+def unseen(ticks: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
+    """Return the ticks whose ids lie in none of the stored ranges, each id once, sorted by symbol and id.
+
+    Where a batch holds the same id twice, the first one received stays: it is the one whose latency is true.
+    """
+    single = ticks.sort("symbol", "trade_id", "received_at").unique(
+        subset=["symbol", "trade_id"], keep="first", maintain_order=True
+    )
+    if stored.is_empty():
+        return single
+    bounds = stored.select("symbol", "first_id", "last_id").sort("symbol", "first_id")
+    located = single.join_asof(
+        bounds, left_on="trade_id", right_on="first_id", by="symbol", strategy="backward", check_sortedness=False
+    )
+    is_new = pl.col("last_id").is_null() | (pl.col("trade_id") > pl.col("last_id"))
+    return located.filter(is_new).select(ticks.columns)
+
+
+def gaps_in(ranges: pl.DataFrame) -> pl.DataFrame:
+    """Return the holes between a symbol's ranges.
+
+    Columns: symbol, first_missing_id, last_missing_id, gap_start and gap_end (the trades on either side).
+    """
+    return (
+        ranges.sort("symbol", "first_id")
+        .with_columns(
+            next_first_id=pl.col("first_id").shift(-1).over("symbol"),
+            next_trade_time=pl.col("first_trade_time").shift(-1).over("symbol"),
+        )
+        .filter(pl.col("next_first_id").is_not_null())
+        .select(
+            "symbol",
+            first_missing_id=pl.col("last_id") + 1,
+            last_missing_id=pl.col("next_first_id") - 1,
+            gap_start=pl.col("last_trade_time"),
+            gap_end=pl.col("next_trade_time"),
+        )
+    )

@@ -1,0 +1,147 @@
+"""The stage that copies Kafka into `raw_ticks`, exactly once.
+
+New ticks, the ranges of their ids, the gaps these show, unreadable messages and the new offsets are committed in one
+transaction: a killed run leaves all of it or none. Repeats are told from new trades by id alone, so replaying a topic,
+another cluster or a dump never doubles a trade.
+Stays out: how Kafka is read (stream.py) and what follows from the ticks (the other stages).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import polars as pl
+import structlog
+
+from cryptotrace_dagster.domain import trade_ids
+from cryptotrace_dagster.domain.offsets import OffsetPlan, plan_offsets
+from cryptotrace_dagster.domain.windows import Window, merged, utc_now
+from cryptotrace_dagster.storage import Transaction, Warehouse
+from cryptotrace_dagster.stream import TickBatch, TickStream, TopicIdentity
+from cryptotrace_dagster.tables import (
+    DEAD_LETTERS,
+    INGESTED_OFFSETS,
+    RAW_TICKS,
+    TRADE_ID_GAPS,
+    TRADE_ID_RANGES,
+)
+
+DIRTY_STEP = timedelta(minutes=1)
+BATCH_MESSAGES = 200_000  # about 35 MB of JSON; bounds the memory of a backlog of any length
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """What one batch did to the warehouse."""
+
+    stored: int = 0
+    repeated: int = 0
+    dead_letters: int = 0
+    windows: list[Window] = field(default_factory=list)
+
+    def __add__(self, other: "StoreReport") -> "StoreReport":
+        return StoreReport(
+            self.stored + other.stored,
+            self.repeated + other.repeated,
+            self.dead_letters + other.dead_letters,
+            merged([*self.windows, *other.windows]),
+        )
+
+
+def store_ticks(warehouse: Warehouse, ticks: pl.DataFrame, now: datetime) -> StoreReport:
+    """Store those of the `raw_ticks` rows whose ids are not stored yet, in one transaction."""
+    with warehouse.transaction() as transaction:
+        return _store(transaction, ticks, now)
+
+
+def store_batch(warehouse: Warehouse, batch: TickBatch, now: datetime) -> StoreReport:
+    """Store a batch from Kafka together with the offsets after it, in one transaction."""
+    with warehouse.transaction() as transaction:
+        report = _store(transaction, batch.ticks, now)
+        transaction.append(INGESTED_OFFSETS, _offset_rows(batch.identity, batch.next_offsets, now))
+        transaction.append(DEAD_LETTERS, batch.dead_letters)
+    if batch.dead_letters.height:
+        log.warning("ingest.dead_letters", count=batch.dead_letters.height, reason=batch.dead_letters["reason"][0])
+    return StoreReport(report.stored, report.repeated, batch.dead_letters.height, report.windows)
+
+
+def ingest_available(
+    warehouse: Warehouse, stream: TickStream, *, batch_messages: int = BATCH_MESSAGES
+) -> Iterator[StoreReport]:
+    """Drain the topic up to its present end, yielding a report after each committed batch."""
+    plan = plan_from(warehouse, stream)
+    for batch in stream.read(plan, batch_messages):
+        yield store_batch(warehouse, batch, utc_now())
+
+
+def plan_from(warehouse: Warehouse, stream: TickStream) -> OffsetPlan:
+    """Return what is still to be read: from the stored offsets of this very topic to its present end."""
+    identity = stream.identity()
+    rows = warehouse.read(
+        f"SELECT topic_partition, max(next_offset) AS next_offset FROM {INGESTED_OFFSETS.name} "
+        "WHERE cluster_id = ? AND topic = ? AND topic_id = ? GROUP BY topic_partition",
+        [identity.cluster_id, identity.topic, identity.topic_id],
+    )
+    low_watermarks, high_watermarks = stream.watermarks()
+    plan = plan_offsets(dict(rows.iter_rows()), low_watermarks, high_watermarks)
+    if plan.evicted or plan.restarted:
+        log.warning("ingest.log_changed", evicted=dict(plan.evicted), restarted=list(plan.restarted))
+    return plan
+
+
+def dirty_windows(ticks: pl.DataFrame) -> list[Window]:
+    """Return the time ranges that hold these ticks: one a stretch of activity, never spanning an idle hour."""
+    if ticks.is_empty():
+        return []
+    spans = (
+        ticks.group_by(pl.col("trade_time").dt.truncate("1m").alias("minute"))
+        .agg(first=pl.col("trade_time").min(), last=pl.col("trade_time").max())
+        .sort("minute")
+    )
+    minutes = merged(Window(minute, minute + DIRTY_STEP) for minute in spans["minute"])
+    result = []
+    for stretch in minutes:
+        inside = spans.filter((pl.col("minute") >= stretch.start) & (pl.col("minute") < stretch.end))
+        result.append(Window(inside["first"][0], inside["last"][-1] + timedelta(microseconds=1)))
+    return result
+
+
+def _store(transaction: Transaction, ticks: pl.DataFrame, now: datetime) -> StoreReport:
+    if ticks.is_empty():
+        return StoreReport()
+    symbols = ticks["symbol"].unique().sort().to_list()
+    marks = ", ".join("?" * len(symbols))
+    stored = transaction.query(f"SELECT * FROM {TRADE_ID_RANGES.name} WHERE symbol IN ({marks})", symbols)
+    fresh = trade_ids.unseen(ticks, stored)
+    if fresh.height:
+        transaction.append(RAW_TICKS, fresh)
+        ranges = trade_ids.union(stored, trade_ids.ranges_of(fresh))
+        transaction.execute(f"DELETE FROM {TRADE_ID_RANGES.name} WHERE symbol IN ({marks})", symbols)
+        transaction.append(TRADE_ID_RANGES, ranges)
+        _record_gaps(transaction, symbols, trade_ids.gaps_in(ranges), now)
+    return StoreReport(fresh.height, ticks.height - fresh.height, 0, dirty_windows(fresh))
+
+
+def _record_gaps(transaction: Transaction, symbols: list[str], gaps: pl.DataFrame, now: datetime) -> None:
+    """Close the recorded gaps that are no longer there, and open those that are new."""
+    marks = ", ".join("?" * len(symbols))
+    recorded = transaction.query(
+        f"SELECT * FROM {TRADE_ID_GAPS.name} WHERE closed_at IS NULL AND symbol IN ({marks})", symbols
+    )
+    same = ["symbol", "first_missing_id", "last_missing_id"]
+    closed = recorded.join(gaps, on=same, how="anti").with_columns(closed_at=pl.lit(now, pl.Datetime("us")))
+    opened = gaps.join(recorded, on=same, how="anti").with_columns(
+        noticed_at=pl.lit(now, pl.Datetime("us")), closed_at=pl.lit(None, pl.Datetime("us"))
+    )
+    transaction.merge(TRADE_ID_GAPS, closed)
+    transaction.append(TRADE_ID_GAPS, opened)
+
+
+def _offset_rows(identity: TopicIdentity, next_offsets: dict[int, int], now: datetime) -> pl.DataFrame:
+    rows = [
+        (identity.cluster_id, identity.topic, identity.topic_id, partition, offset, now)
+        for partition, offset in sorted(next_offsets.items())
+    ]
+    return pl.DataFrame(rows, schema=INGESTED_OFFSETS.polars_schema, orient="row")
