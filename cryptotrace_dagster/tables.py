@@ -199,11 +199,73 @@ DEAD_LETTERS = Table(
     time_column="recorded_at",
 )
 
+FEATURES = Table(
+    name="features",
+    description="Numbers derived from bars. 5-second rows hold only what one bar says (the fast detectors carry their own "
+    "memory), 1-minute rows also indicators and deviations over a lookback; a feature whose lookback is not full is null. "
+    "Bars without trades have no row, so five liquid symbols cost at most 86,400 narrow rows a day at 5 seconds, "
+    "kept FINE_BAR_RETENTION_DAYS.",
+    columns=(
+        _SYMBOL,
+        _BAR_INTERVAL,
+        _BAR_START,
+        Column("close", T.DOUBLE, "Last price, quote units."),
+        Column("log_return", T.DOUBLE, "ln(close / close of the bar before), within 10 minutes.", nullable=True),
+        Column("log_range", T.DOUBLE, "ln(high / low)."),
+        Column("quote_volume", T.DOUBLE, "Traded value, quote units."),
+        Column("tick_count", T.INTEGER, "Number of aggregate trades."),
+        Column("trade_size", T.DOUBLE, "Traded value per aggregate trade, quote units."),
+        Column("taker_imbalance", T.DOUBLE, "(aggressive buying - aggressive selling) / traded value, -1 to 1."),
+        Column(
+            "rush_orders", T.INTEGER, "Instants (ms) in which two or more aggressive buys arrived (La Morgia 2020)."
+        ),
+        Column("vwap_distance", T.DOUBLE, "ln(close / volume-weighted average price of the bar)."),
+        Column("realised_volatility", T.DOUBLE, "Root of the summed squared 1 m returns, 30 minutes.", nullable=True),
+        Column("volume_ratio", T.DOUBLE, "Traded value / mean of the 60 minutes before.", nullable=True),
+        Column("sma_distance", T.DOUBLE, "ln(close / simple moving average of 20 closes).", nullable=True),
+        Column("ema_distance", T.DOUBLE, "ln(close / exponential moving average of span 20).", nullable=True),
+        Column("rsi", T.DOUBLE, "Wilder's relative strength index of 14, 0 to 100.", nullable=True),
+        Column("macd", T.DOUBLE, "(EMA 12 - EMA 26) / close.", nullable=True),
+        Column("macd_histogram", T.DOUBLE, "MACD less its EMA of span 9.", nullable=True),
+        Column("bollinger_position", T.DOUBLE, "(close - SMA 20) / standard deviation of 20.", nullable=True),
+        Column("average_true_range", T.DOUBLE, "Wilder's ATR of 14 / close.", nullable=True),
+        Column(
+            "profile_position",
+            T.DOUBLE,
+            "Distance of ln close from the centre of the volume profile of the last 24 full hours, in its widths.",
+            nullable=True,
+        ),
+        Column("return_deviation", T.DOUBLE, "log_return, as robust seasonal z (docs/detection.md).", nullable=True),
+        Column("range_deviation", T.DOUBLE, "ln(1 + log_range in bp), as robust seasonal z.", nullable=True),
+        Column("volume_deviation", T.DOUBLE, "ln(quote_volume), as robust seasonal z.", nullable=True),
+        Column("tick_count_deviation", T.DOUBLE, "ln(tick_count), as robust seasonal z.", nullable=True),
+        Column("trade_size_deviation", T.DOUBLE, "ln(trade_size), as robust seasonal z.", nullable=True),
+        Column("imbalance_deviation", T.DOUBLE, "taker_imbalance, as robust seasonal z.", nullable=True),
+    ),
+    key=("symbol", "bar_interval", "bar_start"),
+    time_column="bar_start",
+)
+
+DETECTOR_STATES = Table(
+    name="detector_states",
+    description="What each detector carries from bar to bar, as it was at full hours: from any of them the scores after it "
+    "can be computed again, to the bit. About 5 KB a symbol and hour, so only midnights are kept after two days.",
+    columns=(
+        _SYMBOL,
+        Column("detector", T.TEXT, "Name of the detector."),
+        Column("detector_version", T.INTEGER, "Version of its definition; another version starts afresh."),
+        Column("state_time", T.INSTANT, "The state holds all bars that start before this full hour, UTC."),
+        Column("state", T.BLOB, "The state, as msgpack."),
+    ),
+    key=("symbol", "detector", "detector_version", "state_time"),
+    time_column="state_time",
+)
+
 ANOMALY_SCORES = Table(
     name="anomaly_scores",
     description="How unusual each closed bar is to each detector. `score` has one meaning over all detectors: "
     "minus log10 of how many times a day this symbol, by its own history, scores at least this high "
-    "(0: daily; 1: once in ten days; 2: once in a hundred days).",
+    "(0: daily; 1: once in ten days; 2: once in a hundred days). Only bars rarer than once an hour are stored.",
     columns=(
         _SYMBOL,
         _BAR_INTERVAL,
@@ -211,7 +273,11 @@ ANOMALY_SCORES = Table(
         Column("detector", T.TEXT, "Name of the detector."),
         Column("detector_version", T.INTEGER, "Version of its definition."),
         Column("raw_score", T.DOUBLE, "The detector's own measure, before calibration; its docstring gives the unit."),
-        Column("times_a_day", T.DOUBLE, "Expected number of bars a day that score at least this high."),
+        Column(
+            "times_a_day",
+            T.DOUBLE,
+            "In how many separate hours of a day the symbol, by its own history, scores at least this high.",
+        ),
         Column("score", T.DOUBLE, "-log10(times_a_day); larger is stranger."),
         Column("explanation", T.TEXT, "Evidence as a JSON object: the features that speak, and how loudly."),
     ),
@@ -267,6 +333,19 @@ ALERT_DELIVERIES = Table(
     time_column="attempted_at",
 )
 
+DIRTY_WINDOWS = Table(
+    name="dirty_windows",
+    description="Time ranges whose bars, features, scores and alerts new ticks have made stale. Recorded with the ticks, "
+    "removed when everything after them has been made again: what a killed run left undone is not forgotten.",
+    columns=(
+        Column("window_start", T.INSTANT, "Start of the range, inclusive, UTC."),
+        Column("window_end", T.INSTANT, "End of the range, exclusive, UTC; never beyond the start's day."),
+        Column("recorded_at", T.INSTANT, "When its ticks were stored, UTC."),
+    ),
+    key=("window_start", "window_end", "recorded_at"),
+    time_column="window_start",
+)
+
 SCHEMA_VERSIONS = Table(
     name="schema_versions",
     description="The schema versions that this warehouse has had; the largest counts.",
@@ -282,6 +361,8 @@ SCHEMA_VERSION = 1
 ALL_TABLES: tuple[Table, ...] = (
     RAW_TICKS,
     OHLC_BARS,
+    FEATURES,
+    DETECTOR_STATES,
     ANOMALY_SCORES,
     ALERTS,
     ALERT_DELIVERIES,
@@ -289,5 +370,6 @@ ALL_TABLES: tuple[Table, ...] = (
     TRADE_ID_RANGES,
     TRADE_ID_GAPS,
     DEAD_LETTERS,
+    DIRTY_WINDOWS,
     SCHEMA_VERSIONS,
 )
