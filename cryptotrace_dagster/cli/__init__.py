@@ -1,0 +1,1 @@
+"""The `cryptotrace` command: one module a command, each with `register(app)`."""
