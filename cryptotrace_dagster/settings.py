@@ -4,6 +4,7 @@ Owns every environment name. What a number means (intervals, lookbacks, detector
 wants to be told is `alerts.toml`. `.env.example` and `docs/settings.md` are made from this file.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,9 @@ class Settings(BaseSettings):
     warehouse_url: str = Field(
         default="",
         description="The store: a DuckDB file, or ducklake:postgres:... ; empty means DATA_DIR/cryptotrace.duckdb.",
+    )
+    warehouse_data_path: str = Field(
+        default="", description="Folder or object store of DuckLake's Parquet files; unused with a DuckDB file."
     )
     kafka_bootstrap_servers: str = Field(default="127.0.0.1:9092", description="Kafka brokers, host:port, by commas.")
     ticks_topic: str = Field(default="ticks", description="Topic of the trades, keyed by symbol.")
@@ -113,3 +117,21 @@ def load_settings(**overrides: object) -> Settings:
             for item in error.errors()
         )
         raise SettingsError(f"Settings could not be read: {problems}. Correct it in the environment or .env.") from None
+
+
+def export_defaults() -> None:
+    """Put the addresses that are not set into the environment, with their defaults.
+
+    Dagster's resources name environment variables, so that its UI shows names instead of values; on a bare checkout
+    (`dagster dev`) these must exist.
+    """
+    settings = load_settings()
+    defaults = {
+        "WAREHOUSE_URL": settings.resolved_warehouse_url,
+        "WAREHOUSE_DATA_PATH": settings.warehouse_data_path,
+        "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
+        "TICKS_TOPIC": settings.ticks_topic,
+        "ALERTS_FILE": str(settings.alerts_file),
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -346,6 +346,31 @@ DIRTY_WINDOWS = Table(
     time_column="window_start",
 )
 
+ALERT_RULE_BOOKS = Table(
+    name="alert_rule_books",
+    description="Every valid content that alerts.toml has had. While the file is wrong, the newest one stays in force.",
+    columns=(
+        Column("content_hash", T.TEXT, "SHA-256 of the content."),
+        Column("content", T.TEXT, "The file, as it was."),
+        Column("loaded_at", T.INSTANT, "When it was first used, UTC."),
+    ),
+    key=("content_hash", "loaded_at"),
+    time_column="loaded_at",
+)
+
+ALERT_RULE_VERSIONS = Table(
+    name="alert_rule_versions",
+    description="From when on (market time) each definition of a rule has been in force: what happened before is not told.",
+    columns=(
+        Column("rule", T.TEXT, "Name of the alert rule."),
+        Column("fingerprint", T.TEXT, "Hash of what decides whether it rings."),
+        Column("in_force_from", T.INSTANT, "Watermark when it was first evaluated, UTC."),
+        Column("recorded_at", T.INSTANT, "When that was, by this machine's clock, UTC."),
+    ),
+    key=("rule", "fingerprint"),
+    time_column="in_force_from",
+)
+
 SCHEMA_VERSIONS = Table(
     name="schema_versions",
     description="The schema versions that this warehouse has had; the largest counts.",
@@ -366,6 +391,8 @@ ALL_TABLES: tuple[Table, ...] = (
     ANOMALY_SCORES,
     ALERTS,
     ALERT_DELIVERIES,
+    ALERT_RULE_BOOKS,
+    ALERT_RULE_VERSIONS,
     INGESTED_OFFSETS,
     TRADE_ID_RANGES,
     TRADE_ID_GAPS,

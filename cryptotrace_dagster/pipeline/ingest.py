@@ -16,6 +16,7 @@ import structlog
 from cryptotrace_dagster.domain import trade_ids
 from cryptotrace_dagster.domain.offsets import OffsetPlan, plan_offsets
 from cryptotrace_dagster.domain.windows import Window, merged, utc_now
+from cryptotrace_dagster.pipeline.dirty import clear_dirty, record_dirty
 from cryptotrace_dagster.storage import Transaction, Warehouse
 from cryptotrace_dagster.stream import TickBatch, TickStream, TopicIdentity
 from cryptotrace_dagster.tables import (
@@ -56,9 +57,17 @@ def store_ticks(warehouse: Warehouse, ticks: pl.DataFrame, now: datetime) -> Sto
         return _store(transaction, ticks, now)
 
 
-def store_batch(warehouse: Warehouse, batch: TickBatch, now: datetime) -> StoreReport:
-    """Store a batch from Kafka together with the offsets after it, in one transaction."""
+def store_batch(
+    warehouse: Warehouse, batch: TickBatch, now: datetime, done: tuple[Window, datetime] | None = None
+) -> StoreReport:
+    """Store a batch from Kafka together with the offsets after it, in one transaction.
+
+    `done` names what the caller has finished since the last batch (see `clear_dirty`); forgetting it here saves the
+    live run a commit of its own.
+    """
     with warehouse.transaction() as transaction:
+        if done is not None:
+            clear_dirty(transaction, *done)
         report = _store(transaction, batch.ticks, now)
         transaction.append(INGESTED_OFFSETS, _offset_rows(batch.identity, batch.next_offsets, now))
         transaction.append(DEAD_LETTERS, batch.dead_letters)
@@ -121,7 +130,9 @@ def _store(transaction: Transaction, ticks: pl.DataFrame, now: datetime) -> Stor
         transaction.execute(f"DELETE FROM {TRADE_ID_RANGES.name} WHERE symbol IN ({marks})", symbols)
         transaction.append(TRADE_ID_RANGES, ranges)
         _record_gaps(transaction, symbols, trade_ids.gaps_in(ranges), now)
-    return StoreReport(fresh.height, ticks.height - fresh.height, 0, dirty_windows(fresh))
+    windows = dirty_windows(fresh)
+    record_dirty(transaction, windows, now)
+    return StoreReport(fresh.height, ticks.height - fresh.height, 0, windows)
 
 
 def _record_gaps(transaction: Transaction, symbols: list[str], gaps: pl.DataFrame, now: datetime) -> None:

@@ -1,0 +1,1 @@
+"""What starts runs by observation: new trades in Kafka. And what notices runs that failed."""

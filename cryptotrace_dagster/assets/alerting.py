@@ -1,0 +1,82 @@
+"""Alerts of a day, and their deliveries: the outbox."""
+
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from cryptotrace_dagster.assets.common import (
+    DAYS,
+    MARKET_JOB,
+    OWNERS,
+    RETRIES,
+    WAREHOUSE_POOL,
+    partition_window,
+    report_metadata,
+    table_metadata,
+)
+from cryptotrace_dagster.assets.detection import anomaly_scores
+from cryptotrace_dagster.domain.windows import EPOCH, utc_now
+from cryptotrace_dagster.pipeline.alerts import deliver_alerts, refresh_alerts
+from cryptotrace_dagster.pipeline.dirty import clear_dirty, market_watermark
+from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.resources.discord import Discord
+from cryptotrace_dagster.resources.rules import AlertRules
+from cryptotrace_dagster.resources.warehouse import WarehouseResource
+from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERTS
+
+
+@dg.asset(
+    deps=[anomaly_scores],
+    partitions_def=DAYS,
+    group_name="alerting",
+    kinds={"duckdb"},
+    owners=OWNERS,
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRIES,
+    metadata=table_metadata(ALERTS),
+    description=ALERTS.description,
+)
+def alerts(
+    context: dg.AssetExecutionContext, warehouse: WarehouseResource, alert_rules: AlertRules
+) -> dg.MaterializeResult:
+    store, window = warehouse.open(), partition_window(context)
+    watermark = market_watermark(store)
+    if watermark is None:
+        return dg.MaterializeResult(metadata=report_metadata(StageReport(ALERTS.name, window, 0)))
+    report = refresh_alerts(store, alert_rules.source().current(), window, watermark, utc_now())
+    if _remakes_the_day(context):
+        with store.transaction() as transaction:
+            clear_dirty(transaction, window, _run_started_at(context))
+    return dg.MaterializeResult(metadata=report_metadata(report))
+
+
+@dg.asset(
+    deps=[alerts],
+    group_name="alerting",
+    kinds={"discord", "duckdb"},
+    owners=OWNERS,
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRIES,
+    metadata=table_metadata(ALERT_DELIVERIES),
+    description=ALERT_DELIVERIES.description,
+)
+def alert_deliveries(warehouse: WarehouseResource, discord: Discord) -> dg.MaterializeResult:
+    delivery = deliver_alerts(warehouse.open(), discord.messenger(), utc_now())
+    return dg.MaterializeResult(metadata=report_metadata(delivery.as_stage_report()))
+
+
+def _remakes_the_day(context: dg.AssetExecutionContext) -> bool:
+    """Return whether this run makes every stage of its day, so that nothing of it is stale afterwards.
+
+    A hand-made materialisation of alerts alone must not say so: its bars may be stale still.
+    """
+    selection = context.run.asset_selection
+    if selection is None:
+        return context.run.job_name == MARKET_JOB
+    return {"ohlc_bars", "features", "anomaly_scores"} <= {key.to_user_string() for key in selection}
+
+
+def _run_started_at(context: dg.AssetExecutionContext) -> datetime:
+    record = context.instance.get_run_record_by_id(context.run_id)
+    started = record.start_time if record else None
+    return EPOCH + timedelta(seconds=started or 0.0)

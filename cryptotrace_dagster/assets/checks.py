@@ -1,0 +1,58 @@
+"""The asset checks: each puts one question of `pipeline/checks.py` to one asset."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from cryptotrace_dagster.domain.windows import utc_now
+from cryptotrace_dagster.pipeline import checks
+from cryptotrace_dagster.pipeline.checks import Finding
+from cryptotrace_dagster.resources.warehouse import WarehouseResource
+from cryptotrace_dagster.storage import Warehouse
+
+_ERROR, _WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+
+
+def _check(
+    asset: str,
+    question: Callable[[Warehouse], Finding],
+    *,
+    name: str | None = None,
+    severity: dg.AssetCheckSeverity = _ERROR,
+    blocking: bool = False,
+    description: str | None = None,
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset,
+        name=name or question.__name__,
+        description=description or question.__doc__,
+        blocking=blocking,
+    )
+    def ask(warehouse: WarehouseResource) -> dg.AssetCheckResult:
+        found = question(warehouse.open())
+        return dg.AssetCheckResult(
+            passed=found.passed, severity=severity, description=found.sentence, metadata=dict(found.counts)
+        )
+
+    return ask
+
+
+def _now(question: Callable[..., Finding]) -> Callable[[Warehouse], Finding]:
+    def ask(warehouse: Warehouse) -> Finding:
+        return question(warehouse, utc_now())
+
+    ask.__name__, ask.__doc__ = question.__name__, question.__doc__
+    return ask
+
+
+ALL_CHECKS = [
+    _check("raw_ticks", checks.trade_ids_are_unique, blocking=True),
+    _check("raw_ticks", _now(checks.trade_ids_are_consecutive)),
+    _check("raw_ticks", checks.ranges_match_the_ticks, blocking=True),
+    _check("raw_ticks", _now(checks.ticks_are_fresh), severity=_WARN),
+    _check("ohlc_bars", checks.bars_are_consistent, blocking=True),
+    _check("ohlc_bars", checks.bars_add_up_to_the_ticks),
+    _check("ohlc_bars", _now(checks.no_bar_lies_in_the_future)),
+    _check("features", checks.features_are_finite, blocking=True),
+    _check("alert_deliveries", _now(checks.every_alert_has_a_delivery)),
+]

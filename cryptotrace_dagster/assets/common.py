@@ -1,0 +1,53 @@
+"""What all assets share: the day partitions, the pool, the retry policy, and how a table describes itself in the UI."""
+
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from cryptotrace_dagster.domain.windows import EPOCH, Window, day_window
+from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.tables import Table
+
+WAREHOUSE_POOL = "warehouse"  # one writing run at a time: one that read older ticks must not overwrite a newer one's
+FIRST_DAY = "2017-08-17"  # Binance's first trading day for BTCUSDT and ETHUSDT
+DAYS = dg.DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1)  # today included
+OWNERS = ["team:cryptotrace"]
+RETRIES = dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+MARKET_JOB = "market_job"
+LIVE_JOB = "live_job"
+RUN_LIMIT_TAGS = {"dagster/max_runtime": "1800"}
+
+
+def partition_window(context: dg.AssetExecutionContext) -> Window:
+    """Return the UTC day of the run's partition."""
+    return day_window(datetime.strptime(context.partition_key, "%Y-%m-%d").date())  # noqa: DTZ007
+
+
+def table_metadata(table: Table) -> dict[str, Any]:
+    """Return the column schema and the table's name, for the asset's page."""
+    columns = [
+        dg.TableColumn(
+            name=column.name,
+            type=column.type.sql,
+            description=column.description,
+            constraints=dg.TableColumnConstraints(nullable=column.nullable),
+        )
+        for column in table.columns
+    ]
+    schema = dg.TableSchema(columns, constraints=dg.TableConstraints(other=[f"unique: {', '.join(table.key)}"]))
+    return {"dagster/column_schema": schema, "dagster/table_name": table.name}
+
+
+def report_metadata(report: StageReport) -> dict[str, Any]:
+    """Return a stage's report as metadata of a materialisation."""
+    metadata: dict[str, Any] = {"dagster/partition_row_count": report.rows, **report.details}
+    if report.window is not None:
+        metadata["window_start"] = as_timestamp(report.window.start)
+        metadata["window_end"] = as_timestamp(report.window.end)
+    return metadata
+
+
+def as_timestamp(instant: datetime) -> dg.TimestampMetadataValue:
+    """Return a naive UTC instant as a value that the UI shows in the reader's own time zone."""
+    return dg.MetadataValue.timestamp((instant - EPOCH).total_seconds())

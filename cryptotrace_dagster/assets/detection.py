@@ -1,0 +1,54 @@
+"""Features and anomaly scores of a day."""
+
+import dagster as dg
+
+from cryptotrace_dagster.assets.common import (
+    DAYS,
+    OWNERS,
+    RETRIES,
+    WAREHOUSE_POOL,
+    partition_window,
+    report_metadata,
+    table_metadata,
+)
+from cryptotrace_dagster.assets.market import ohlc_bars
+from cryptotrace_dagster.pipeline.detection import Detection
+from cryptotrace_dagster.pipeline.dirty import market_watermark
+from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.resources.warehouse import WarehouseResource
+from cryptotrace_dagster.tables import ANOMALY_SCORES, FEATURES
+
+
+@dg.asset(
+    deps=[ohlc_bars],
+    partitions_def=DAYS,
+    group_name="detection",
+    kinds={"duckdb", "polars"},
+    owners=OWNERS,
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRIES,
+    metadata=table_metadata(FEATURES),
+    description=FEATURES.description,
+)
+def features(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult:
+    report = Detection(warehouse.open()).refresh_features(partition_window(context))
+    return dg.MaterializeResult(metadata=report_metadata(report))
+
+
+@dg.asset(
+    deps=[features],
+    partitions_def=DAYS,
+    group_name="detection",
+    kinds={"duckdb", "scikitlearn"},
+    owners=OWNERS,
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRIES,
+    metadata=table_metadata(ANOMALY_SCORES),
+    description=ANOMALY_SCORES.description,
+)
+def anomaly_scores(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult:
+    store, window = warehouse.open(), partition_window(context)
+    watermark = market_watermark(store)
+    if watermark is None:
+        return dg.MaterializeResult(metadata=report_metadata(StageReport(ANOMALY_SCORES.name, window, 0)))
+    return dg.MaterializeResult(metadata=report_metadata(Detection(store).refresh_scores(window, watermark)))

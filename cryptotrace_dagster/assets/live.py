@@ -1,0 +1,115 @@
+"""The live run's op: it follows the stream for a bounded time and keeps every asset's history truthful.
+
+The work is `pipeline/live.py`; here are only when to stop, and what is written to Dagster's event log: once a minute and
+at the end one materialisation of each asset that was touched, so that the log stays small (ADR 0001).
+"""
+
+import time
+from collections import defaultdict
+
+import dagster as dg
+
+from cryptotrace_dagster.assets.common import LIVE_JOB, WAREHOUSE_POOL, report_metadata
+from cryptotrace_dagster.domain.windows import Window
+from cryptotrace_dagster.pipeline.dirty import cut_by_day
+from cryptotrace_dagster.pipeline.live import MarketFollower
+from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.resources.discord import Discord
+from cryptotrace_dagster.resources.kafka import KafkaResource
+from cryptotrace_dagster.resources.rules import AlertRules
+from cryptotrace_dagster.resources.warehouse import WarehouseResource
+
+PARTITIONED = {"ohlc_bars", "features", "anomaly_scores", "alerts"}
+WAITING_STATUSES = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
+
+
+class FollowConfig(dg.Config):
+    """How long one live run lasts."""
+
+    follow_seconds: float = 840.0  # a little less than the schedule's quarter of an hour
+    at_least_seconds: float = 62.0  # so that a thin market costs one run a minute at most
+    quiet_seconds: float = 10.0  # a topic quiet for so long ends the run
+    step_seconds: float = 0.5  # how long a micro-batch waits for its first trade
+    report_seconds: float = 60.0  # how often the assets' histories are written
+
+
+@dg.op(
+    pool=WAREHOUSE_POOL,
+    description=__doc__,
+    retry_policy=dg.RetryPolicy(
+        max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+    ),
+)
+def follow_market(
+    context: dg.OpExecutionContext,
+    config: FollowConfig,
+    warehouse: WarehouseResource,
+    kafka: KafkaResource,
+    discord: Discord,
+    alert_rules: AlertRules,
+) -> None:
+    """Follow the stream until it is quiet, another run waits for its turn, or the time is over."""
+    ledger = Ledger()
+    began = reported = asked = time.monotonic()
+    with kafka.ticks() as stream:
+        follower = MarketFollower(warehouse.open(), stream, alert_rules.source(), discord.messenger())
+        ledger.add(follower.start())
+        while time.monotonic() - began < config.follow_seconds:
+            ledger.add(follower.step(config.step_seconds))
+            now = time.monotonic()
+            if now - reported >= config.report_seconds:
+                ledger.write(context)
+                reported = now
+            if now - began >= config.at_least_seconds and follower.idle_seconds >= config.quiet_seconds:
+                break
+            if now - asked >= 5.0:
+                asked = now
+                if another_run_waits(context.instance, context.run_id):
+                    break
+        follower.finish()
+    ledger.write(context)
+
+
+def another_run_waits(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Return whether any other run than this one, and than a next live run, is queued or starting."""
+    waiting = instance.get_runs(dg.RunsFilter(statuses=WAITING_STATUSES), limit=5)
+    return any(run.run_id != run_id and run.job_name != LIVE_JOB for run in waiting)
+
+
+class Ledger:
+    """What was done since the last entry in the event log, by asset and day."""
+
+    def __init__(self) -> None:
+        self._reports: dict[tuple[str, str | None], list[StageReport]] = defaultdict(list)
+
+    def add(self, reports: list[StageReport]) -> None:
+        """Remember what a micro-batch did; stages that touched no row are not worth an entry."""
+        for report in reports:
+            if report.rows == 0 and not any(report.details.values()):
+                continue
+            if report.asset in PARTITIONED and report.window is not None:
+                for piece in cut_by_day(report.window):
+                    day = piece.start.date().isoformat()
+                    self._reports[report.asset, day].append(report)
+            else:
+                self._reports[report.asset, None].append(report)
+
+    def write(self, context: dg.OpExecutionContext) -> None:
+        """Write one materialisation for each asset and day, and start afresh."""
+        for (asset, day), reports in self._reports.items():
+            context.log_event(
+                dg.AssetMaterialization(asset, partition=day, metadata=report_metadata(_summary(asset, reports)))
+            )
+        self._reports.clear()
+
+
+def _summary(asset: str, reports: list[StageReport]) -> StageReport:
+    windows = [report.window for report in reports if report.window is not None]
+    window = Window(min(w.start for w in windows), max(w.end for w in windows)) if windows else None
+    details: dict[str, int | float | str] = {"micro_batches": len(reports)}
+    for report in reports:
+        for name, value in report.details.items():
+            total = details.get(name, 0)
+            is_count = isinstance(value, int) and isinstance(total, int)
+            details[name] = total + value if is_count else value  # type: ignore[operator]
+    return StageReport(asset, window, sum(report.rows for report in reports), details)

@@ -1,0 +1,93 @@
+"""From the exchange to bars: the upstream that we do not make, the ticks, and the bars."""
+
+import dagster as dg
+
+from cryptotrace_dagster.assets.common import (
+    DAYS,
+    OWNERS,
+    RETRIES,
+    WAREHOUSE_POOL,
+    partition_window,
+    report_metadata,
+    table_metadata,
+)
+from cryptotrace_dagster.domain.windows import Window
+from cryptotrace_dagster.pipeline.bars import refresh_bars
+from cryptotrace_dagster.pipeline.ingest import StoreReport, ingest_available
+from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.resources.kafka import KafkaResource
+from cryptotrace_dagster.resources.warehouse import WarehouseResource
+from cryptotrace_dagster.tables import OHLC_BARS, RAW_TICKS
+
+binance_trades = dg.AssetSpec(
+    "binance_trades",
+    description="Binance's aggregate trades: the WebSocket stream, and REST for what the stream did not bring.",
+    group_name="upstream",
+    kinds={"websocket"},
+    owners=OWNERS,
+)
+kafka_ticks = dg.AssetSpec(
+    "kafka_ticks",
+    deps=[binance_trades],
+    description="Kafka topic `ticks`, written by the feed: each trade as the exchange's own JSON, keyed by symbol.",
+    group_name="upstream",
+    kinds={"kafka"},
+    owners=OWNERS,
+)
+
+
+@dg.asset(
+    deps=[kafka_ticks],
+    group_name="market",
+    kinds={"kafka", "duckdb"},
+    owners=OWNERS,
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRIES,
+    metadata=table_metadata(RAW_TICKS),
+    description=RAW_TICKS.description + " Drains Kafka from the stored offsets to the topic's end; ticks and offsets "
+    "are committed together.",
+)
+def raw_ticks(warehouse: WarehouseResource, kafka: KafkaResource) -> dg.MaterializeResult:
+    total = StoreReport()
+    store = warehouse.open()
+    with kafka.ticks() as stream:
+        for report in ingest_available(store, stream):
+            total += report
+    window = Window(total.windows[0].start, total.windows[-1].end) if total.windows else None
+    details: dict[str, int | float | str] = {"repeated": total.repeated, "dead_letters": total.dead_letters}
+    count = store.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item()
+    metadata = report_metadata(StageReport(RAW_TICKS.name, window, total.stored, details))
+    return dg.MaterializeResult(metadata=metadata | {"dagster/row_count": count})
+
+
+@dg.asset(
+    deps=[raw_ticks],
+    partitions_def=DAYS,
+    group_name="market",
+    kinds={"duckdb"},
+    owners=OWNERS,
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRIES,
+    metadata=table_metadata(OHLC_BARS)
+    | {
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {
+                column: [dg.TableColumnDep(dg.AssetKey("raw_ticks"), source) for source in sources]
+                for column, sources in {
+                    "open": ["price", "trade_id"],
+                    "high": ["price"],
+                    "low": ["price"],
+                    "close": ["price", "trade_id"],
+                    "volume": ["quantity"],
+                    "quote_volume": ["price", "quantity"],
+                    "trade_count": ["first_trade_id", "last_trade_id"],
+                    "taker_buy_volume": ["quantity", "is_buyer_maker"],
+                    "taker_buy_quote_volume": ["price", "quantity", "is_buyer_maker"],
+                }.items()
+            }
+        )
+    },
+    description=OHLC_BARS.description + " Intervals 1s, 1m, 5m, 15m, 1h, 1d; longer bars are the sum of shorter ones.",
+)
+def ohlc_bars(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata=report_metadata(refresh_bars(warehouse.open(), partition_window(context))))

@@ -1,0 +1,52 @@
+"""Assembles the code location: assets, checks, jobs, schedule, sensors and resources. No logic.
+
+Avoid putting implementations here. Addresses and secrets are environment variables, so the UI shows their names.
+"""
+
+import dagster as dg
+
+from cryptotrace_dagster.assets import alerting, checks, detection, market
+from cryptotrace_dagster.resources.discord import Discord
+from cryptotrace_dagster.resources.kafka import KafkaResource
+from cryptotrace_dagster.resources.rules import AlertRules
+from cryptotrace_dagster.resources.warehouse import WarehouseResource
+from cryptotrace_dagster.schedules import every_15_minutes, live_job, market_job
+from cryptotrace_dagster.sensors.run_failed import run_failed
+from cryptotrace_dagster.sensors.ticks_arrived import ticks_arrived
+from cryptotrace_dagster.settings import export_defaults
+
+
+def build_definitions(**resource_overrides: object) -> dg.Definitions:
+    """Return fresh definitions; tests swap single resources and keep the rest."""
+    resources: dict[str, object] = {
+        "warehouse": WarehouseResource(
+            url=dg.EnvVar("WAREHOUSE_URL"), data_path=dg.EnvVar("WAREHOUSE_DATA_PATH")
+        ),
+        "kafka": KafkaResource(
+            bootstrap_servers=dg.EnvVar("KAFKA_BOOTSTRAP_SERVERS"), ticks_topic=dg.EnvVar("TICKS_TOPIC")
+        ),
+        "discord": Discord(),
+        "alert_rules": AlertRules(path=dg.EnvVar("ALERTS_FILE")),
+    }
+    return dg.Definitions(
+        assets=[
+            market.binance_trades,
+            market.kafka_ticks,
+            market.raw_ticks,
+            market.ohlc_bars,
+            detection.features,
+            detection.anomaly_scores,
+            alerting.alerts,
+            alerting.alert_deliveries,
+        ],
+        asset_checks=checks.ALL_CHECKS,
+        jobs=[market_job, live_job],
+        schedules=[every_15_minutes],
+        sensors=[ticks_arrived, run_failed],
+        resources=resources | resource_overrides,
+        executor=dg.in_process_executor,
+    )
+
+
+export_defaults()
+defs = build_definitions()

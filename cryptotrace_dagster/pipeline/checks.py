@@ -1,0 +1,210 @@
+"""The questions that are put to the stored rows, as plain functions of the warehouse. No Dagster.
+
+Each looks at the last two UTC days of market time, so that its cost does not grow with the history, and returns what
+it counted; an answer that is not a clean zero names the first offenders.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from cryptotrace_dagster.domain.bars import BAR_INTERVALS
+from cryptotrace_dagster.domain.windows import Window, floor
+from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, market_watermark
+from cryptotrace_dagster.storage import Warehouse
+from cryptotrace_dagster.tables import (
+    ALERT_DELIVERIES,
+    ALERTS,
+    DIRTY_WINDOWS,
+    FEATURES,
+    OHLC_BARS,
+    RAW_TICKS,
+    TRADE_ID_GAPS,
+    TRADE_ID_RANGES,
+    ColumnType,
+)
+
+GAP_GRACE = timedelta(seconds=60)  # the feed fills a fresh gap from REST within seconds
+DELIVERY_GRACE = timedelta(seconds=60)
+FRESH_WITHIN = timedelta(minutes=5)
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question: does it hold, what was counted, and a sentence for people."""
+
+    passed: bool
+    sentence: str
+    counts: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+def recent_window(warehouse: Warehouse) -> Window | None:
+    """Return the last two UTC days of market time, or None before the first trade."""
+    watermark = market_watermark(warehouse)
+    if watermark is None:
+        return None
+    today = floor(watermark + ALLOWED_LATENESS, timedelta(days=1))
+    return Window(today - timedelta(days=1), today + timedelta(days=1))
+
+
+def trade_ids_are_unique(warehouse: Warehouse) -> Finding:
+    """No trade is stored twice, counted from the rows themselves."""
+    window = recent_window(warehouse)
+    if window is None:
+        return _no_trades_yet()
+    repeated = warehouse.read(
+        f"SELECT symbol, trade_id, count(*) AS copies FROM {RAW_TICKS.name} WHERE trade_time >= ? AND trade_time < ? "
+        "GROUP BY ALL HAVING count(*) > 1",
+        [window.start, window.end],
+    )
+    return _finding(repeated, "trade ids are stored more than once", "Every trade id is stored once.")
+
+
+def trade_ids_are_consecutive(warehouse: Warehouse, now: datetime) -> Finding:
+    """No trade is missing between a symbol's first and last one; gaps younger than a minute are still being filled."""
+    open_gaps = warehouse.read(
+        f"SELECT symbol, first_missing_id, last_missing_id FROM {TRADE_ID_GAPS.name} "
+        "WHERE closed_at IS NULL AND noticed_at <= ? ORDER BY noticed_at",
+        [now - GAP_GRACE],
+    )
+    missing = int((open_gaps["last_missing_id"] - open_gaps["first_missing_id"] + 1).sum())
+    found = _finding(open_gaps, f"gaps, {missing} trades, are open", "No trade id is missing.")
+    return Finding(found.passed, found.sentence, {**found.counts, "missing_trades": missing})
+
+
+def ranges_match_the_ticks(warehouse: Warehouse) -> Finding:
+    """The ranges of stored ids, which prove completeness, say the same as the ticks themselves."""
+    window = recent_window(warehouse)
+    if window is None:
+        return _no_trades_yet()
+    strays = warehouse.read(
+        f"SELECT t.symbol, t.trade_id FROM {RAW_TICKS.name} t WHERE trade_time >= ? AND trade_time < ? AND NOT EXISTS "
+        f"(SELECT 1 FROM {TRADE_ID_RANGES.name} r WHERE r.symbol = t.symbol "
+        "AND t.trade_id BETWEEN r.first_id AND r.last_id)",
+        [window.start, window.end],
+    )
+    return _finding(strays, "ticks lie outside the recorded ranges", "Ranges and ticks agree.")
+
+
+def bars_are_consistent(warehouse: Warehouse) -> Finding:
+    """Low is at most open and close, high at least; nothing is negative; a bar's parts do not exceed the whole."""
+    window = recent_window(warehouse)
+    if window is None:
+        return _no_trades_yet()
+    broken = warehouse.read(
+        f"SELECT symbol, bar_interval, bar_start FROM {OHLC_BARS.name} WHERE bar_start >= ? AND bar_start < ? AND NOT ("
+        "low <= least(open, close) AND high >= greatest(open, close) AND low > 0 AND volume >= taker_buy_volume "
+        "AND taker_buy_volume >= 0 AND tick_count >= 1 AND trade_count >= tick_count AND first_tick_id <= last_tick_id)",
+        [window.start, window.end],
+    )
+    return _finding(broken, "bars contradict themselves", "Every bar is consistent.")
+
+
+def bars_add_up_to_the_ticks(warehouse: Warehouse) -> Finding:
+    """Volume, quote volume and trade counts of each interval add up to those of the ticks, outside of stale windows."""
+    window = recent_window(warehouse)
+    if window is None:
+        return _no_trades_yet()
+    day_starts = [window.start, window.start + timedelta(days=1)]
+    differing: list[pl.DataFrame] = []
+    for day in day_starts:
+        differing.append(
+            warehouse.read(
+                f"""
+                WITH ticks AS (
+                    SELECT symbol, sum(quantity) AS volume, sum(price * quantity) AS quote_volume,
+                           sum(last_trade_id - first_trade_id + 1) AS trades, count(*) AS tick_count
+                    FROM {RAW_TICKS.name} WHERE trade_time >= $start AND trade_time < $end GROUP BY symbol
+                ), bars AS (
+                    SELECT symbol, bar_interval, sum(volume) AS volume, sum(quote_volume) AS quote_volume,
+                           sum(trade_count) AS trades, sum(tick_count) AS tick_count
+                    FROM {OHLC_BARS.name} WHERE bar_start >= $start AND bar_start < $end GROUP BY symbol, bar_interval
+                ), expected AS (
+                    SELECT ticks.*, unnest($intervals) AS bar_interval FROM ticks
+                )
+                SELECT expected.symbol, expected.bar_interval FROM expected LEFT JOIN bars USING (symbol, bar_interval)
+                WHERE bars.volume IS DISTINCT FROM expected.volume
+                   OR bars.quote_volume IS DISTINCT FROM expected.quote_volume
+                   OR bars.trades IS DISTINCT FROM expected.trades
+                   OR bars.tick_count IS DISTINCT FROM expected.tick_count
+                """,
+                {
+                    "start": day,
+                    "end": day + timedelta(days=1),
+                    "intervals": _comparable_intervals(warehouse, day),
+                },
+            )
+        )
+    return _finding(pl.concat(differing), "sums of bars differ from the ticks", "Bars add up to the ticks.")
+
+
+def _comparable_intervals(warehouse: Warehouse, day: datetime) -> list[str]:
+    """Return the intervals whose bars should be complete now; none while ticks of the day await their bars."""
+    stale = warehouse.read(
+        f"SELECT count(*) FROM {DIRTY_WINDOWS.name} WHERE window_start >= ? AND window_start < ?",
+        [day, day + timedelta(days=1)],
+    ).item()
+    return [] if stale else list(BAR_INTERVALS)
+
+
+def no_bar_lies_in_the_future(warehouse: Warehouse, now: datetime) -> Finding:
+    """No bar starts later than this machine's clock allows."""
+    future = warehouse.read(
+        f"SELECT symbol, bar_interval, bar_start FROM {OHLC_BARS.name} WHERE bar_start > ?", [now + timedelta(seconds=5)]
+    )
+    return _finding(future, "bars start in the future; check the clocks", "No bar lies in the future.")
+
+
+def features_are_finite(warehouse: Warehouse) -> Finding:
+    """A feature is a number or null (warm-up), never infinite or NaN."""
+    window = recent_window(warehouse)
+    if window is None:
+        return _no_trades_yet()
+    doubles = [column.name for column in FEATURES.columns if column.type is ColumnType.DOUBLE]
+    infinite = " OR ".join(f"isnan({name}) OR isinf({name})" for name in doubles)
+    broken = warehouse.read(
+        f"SELECT symbol, bar_interval, bar_start FROM {FEATURES.name} "
+        f"WHERE bar_start >= ? AND bar_start < ? AND ({infinite})",
+        [window.start, window.end],
+    )
+    return _finding(broken, "rows hold a feature that is not finite", "Every feature is finite or null.")
+
+
+def every_alert_has_a_delivery(warehouse: Warehouse, now: datetime) -> Finding:
+    """Each alert that is a minute old has an attempt on record, and none was given up."""
+    waiting = warehouse.read(
+        f"SELECT alert_id, rule, symbol FROM {ALERTS.name} WHERE raised_at <= ? AND retracted_at IS NULL "
+        f"AND alert_id NOT IN (SELECT alert_id FROM {ALERT_DELIVERIES.name})",
+        [now - DELIVERY_GRACE],
+    )
+    given_up = warehouse.read(
+        f"SELECT alert_id, route, reason FROM {ALERT_DELIVERIES.name} WHERE outcome = 'given_up' AND attempted_at >= ?",
+        [now - timedelta(days=1)],
+    )
+    if given_up.height:
+        return _finding(given_up, "deliveries were given up within the last day", "")
+    return _finding(waiting, "alerts were not sent within a minute", "Every alert was sent.")
+
+
+def ticks_are_fresh(warehouse: Warehouse, now: datetime) -> Finding:
+    """The newest trade was received within the last minutes."""
+    newest = warehouse.read(f"SELECT max(received_at) FROM {RAW_TICKS.name}").item()
+    if newest is None:
+        return Finding(False, "There is no trade yet: is the feed running, and can it reach the exchange?")
+    age = (now - newest).total_seconds()
+    sentence = f"The newest trade was received {age:.0f} s ago."
+    return Finding(age <= FRESH_WITHIN.total_seconds(), sentence, {"age_seconds": age})
+
+
+def _finding(offenders: pl.DataFrame, complaint: str, praise: str) -> Finding:
+    if offenders.is_empty():
+        return Finding(True, praise, {"offenders": 0})
+    first = "; ".join(" ".join(str(value) for value in row) for row in offenders.head(_SHOWN).iter_rows())
+    return Finding(False, f"{offenders.height} {complaint}: {first}", {"offenders": offenders.height})
+
+
+def _no_trades_yet() -> Finding:
+    return Finding(True, "There is no trade yet, so nothing contradicts.")

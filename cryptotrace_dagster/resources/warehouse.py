@@ -1,0 +1,18 @@
+"""The warehouse as a Dagster resource: an address, opened for a moment at a time."""
+
+import dagster as dg
+
+from cryptotrace_dagster.storage import Warehouse
+
+
+class WarehouseResource(dg.ConfigurableResource):
+    """Where the tables live. Holds no connection: an open one would keep every other process out."""
+
+    url: str
+    data_path: str = ""
+
+    def open(self) -> Warehouse:
+        """Return the warehouse, with its tables made when it is new."""
+        warehouse = Warehouse(self.url, data_path=self.data_path or None)
+        warehouse.create()
+        return warehouse

@@ -1,0 +1,60 @@
+"""The two jobs, and the schedule that runs the asset job every quarter of an hour."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import dagster as dg
+
+from cryptotrace_dagster.assets.common import DAYS, LIVE_JOB, MARKET_JOB, RETRIES, RUN_LIMIT_TAGS
+from cryptotrace_dagster.assets.live import follow_market
+from cryptotrace_dagster.domain.windows import utc_now
+from cryptotrace_dagster.pipeline.dirty import dirty_days, market_watermark
+from cryptotrace_dagster.resources.warehouse import WarehouseResource
+from cryptotrace_dagster.storage import WarehouseMissingError
+
+STRAGGLER_HOURS = 1  # so long after midnight yesterday is refreshed too
+CATCH_UP_DAYS = 10  # stale days of the past that one evaluation starts runs for
+
+market_job = dg.define_asset_job(
+    MARKET_JOB,
+    selection=["raw_ticks", "ohlc_bars", "features", "anomaly_scores", "alerts", "alert_deliveries"],
+    partitions_def=DAYS,
+    description="Ingests, and makes every stage of one UTC day anew, with all the checks.",
+    tags=RUN_LIMIT_TAGS,
+    op_retry_policy=RETRIES,
+)
+
+
+@dg.job(
+    name=LIVE_JOB,
+    tags=RUN_LIMIT_TAGS,
+    executor_def=dg.in_process_executor,
+    description="Follows the stream from trade to alert, micro-batch by micro-batch, for a bounded time.",
+)
+def live_job() -> None:
+    follow_market()
+
+
+@dg.schedule(
+    job=market_job,
+    cron_schedule="*/15 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Refreshes today, yesterday while stragglers may come, and days of the past that became stale.",
+)
+def every_15_minutes(
+    context: dg.ScheduleEvaluationContext, warehouse: WarehouseResource
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    now = utc_now()
+    days = {now.date(), (now - timedelta(hours=STRAGGLER_HOURS)).date()}
+    try:
+        store = warehouse.open()
+        days |= {day.start.date() for day in dirty_days(store)[-CATCH_UP_DAYS:]}
+        watermark = market_watermark(store)
+    except WarehouseMissingError as error:
+        yield dg.SkipReason(str(error))
+        return
+    if watermark is not None:
+        days.add(watermark.date())  # a replayed recording lives in its own day
+    for day in sorted(days, reverse=True):
+        yield dg.RunRequest(partition_key=day.isoformat())
