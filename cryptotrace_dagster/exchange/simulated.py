@@ -1,0 +1,255 @@
+"""The simulated exchange as a whole: one object that owns trades, streams, REST, control API, events and faults.
+
+Owns configuration, start, the loop that lets trades happen, and stop. How a trade is drawn, sent, served or distorted
+belongs to the other modules of this room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import structlog
+from starlette.applications import Starlette
+
+from cryptotrace_dagster.domain.windows import EPOCH, utc_now
+from cryptotrace_dagster.errors import UserError
+from cryptotrace_dagster.exchange.control import control_routes
+from cryptotrace_dagster.exchange.events import MarketEvent
+from cryptotrace_dagster.exchange.faults import Fault, FaultBoard, FaultKind, TickDistortion
+from cryptotrace_dagster.exchange.market import MICROSECONDS, SymbolProfile, profile_of
+from cryptotrace_dagster.exchange.rest import WEIGHT_A_MINUTE, ExchangeView, RestApi
+from cryptotrace_dagster.exchange.script import Schedule, load_script
+from cryptotrace_dagster.exchange.source import SimulatedSource, TradeSource
+from cryptotrace_dagster.exchange.stream_server import StreamServer
+from cryptotrace_dagster.exchange.trades import TradeBook, Trades
+from cryptotrace_dagster.exchange.wire import Tick, ticks_of
+from cryptotrace_dagster.loopback import bind, port_of, serving
+
+logger = structlog.get_logger(__name__)
+
+DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "BNBUSDT", "XRPUSDT")
+SLICE_SECONDS = 0.025  # trades leave in bundles of this length; shorter costs more processor than it shows
+
+
+class ExchangeError(UserError):
+    """The simulated exchange was asked for something that it cannot do."""
+
+
+@dataclass(frozen=True)
+class ExchangeConfig:
+    """What kind of exchange to simulate; the defaults are a small market on free ports."""
+
+    symbols: tuple[str, ...] = DEFAULT_SYMBOLS
+    trades_per_second: float = 100.0
+    seed: int = 1
+    script: str = ""  # a file, or `demo`
+    host: str = "127.0.0.1"
+    stream_port: int = 0
+    rest_port: int = 0
+    start: datetime | None = None  # naive UTC; by default now
+    history_seconds: float = 0.0  # trades made before the start, for REST and dumps
+    connection_lifetime_seconds: float = 86_400.0
+    subscriber_buffer_bytes: int = 16 * 1024 * 1024  # a reader further behind than this is dropped
+    kept_trades_per_symbol: int = 4_000_000
+    weight_per_minute: int = WEIGHT_A_MINUTE
+
+
+class SimulatedExchange:
+    """A running exchange: `async with SimulatedExchange(config) as exchange`."""
+
+    def __init__(self, config: ExchangeConfig | None = None) -> None:
+        """Prepare; nothing is bound or made before the `async with`.
+
+        Raises:
+            UserError: the script or a symbol is wrong.
+        """
+        self.config = config or ExchangeConfig()
+        start = self.config.start or utc_now()
+        profiles = [profile_of(symbol) for symbol in self.config.symbols]
+        if not profiles or self.config.trades_per_second <= 0:
+            raise ExchangeError("The exchange needs at least one symbol and a rate above 0 trades a second.")
+        self._source: TradeSource = SimulatedSource(
+            profiles,
+            trades_per_second=self.config.trades_per_second,
+            seed=self.config.seed,
+            start_us=(start - EPOCH) // (EPOCH.resolution),
+            history_seconds=self.config.history_seconds,
+        )
+        self._schedule = Schedule(load_script(self.config.script, self.config.symbols))
+        self._books = {
+            profile.symbol: TradeBook(profile.symbol, self.config.kept_trades_per_symbol) for profile in profiles
+        }
+        self._board = FaultBoard()
+        self._distortion = TickDistortion(self._board, self.config.seed)
+        self._streams = StreamServer(
+            self._board,
+            self._distortion,
+            now_us=self.now_us,
+            seed=self.config.seed,
+            connection_lifetime_seconds=self.config.connection_lifetime_seconds,
+            buffer_bytes=self.config.subscriber_buffer_bytes,
+        )
+        self._rest = RestApi(
+            ExchangeView(self._books, _by_symbol(profiles), self.now_us), self._board, self.config.weight_per_minute
+        )
+        self._first_live: dict[str, int] = {}
+        self._started_at = 0.0
+        self._is_trading = True
+        self._is_closing = False
+        self._work: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Bind the ports, make the history, start to trade."""
+        stream_listener = bind(self.config.host, self.config.stream_port)
+        try:
+            rest_listener = bind(self.config.host, self.config.rest_port)
+        except UserError:
+            stream_listener.close()
+            raise
+        self.stream_url = f"ws://{self.config.host}:{port_of(stream_listener)}"
+        self.rest_url = f"http://{self.config.host}:{port_of(rest_listener)}"
+        self.dump_url = f"{self.rest_url}/dumps"
+        self._make_history()
+        self._started_at = asyncio.get_running_loop().time()
+        self._web = serving(Starlette(routes=[*self._rest.routes(), *control_routes(self)]), rest_listener)
+        await self._web.__aenter__()
+        await self._streams.start(stream_listener)
+        self._work = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop trading, close every connection."""
+        self._is_closing = True
+        if self._work is not None:
+            await self._work
+        await self._streams.stop()
+        await self._web.__aexit__(None, None, None)
+
+    # --- what tests and the control API ask and tell
+
+    @property
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return asyncio.get_running_loop().time() - self._started_at
+
+    def now_us(self) -> int:
+        """Return the exchange's clock in microseconds since the epoch."""
+        return self._source.now_us(self.elapsed)
+
+    def book(self, symbol: str) -> TradeBook | None:
+        """Return a symbol's trades."""
+        return self._books.get(symbol)
+
+    def start_event(self, event: MarketEvent) -> None:
+        """Begin a market event on one symbol or all.
+
+        Raises:
+            ValueError: the symbol is not traded, or the exchange plays a recording.
+        """
+        self._check_symbol(event.symbol)
+        if not isinstance(self._source, SimulatedSource):
+            raise ValueError("a recording is played as it is: events need a simulated market")
+        self._source.start_event(event)
+        logger.info("exchange.event_started", kind=event.kind.value, symbol=event.symbol)
+
+    def start_fault(self, fault: Fault) -> None:
+        """Begin a fault.
+
+        Raises:
+            ValueError: the symbol is not traded, or the clock is that of a recording.
+        """
+        self._check_symbol(fault.symbol)
+        if fault.kind is FaultKind.CLOCK_SKEW and not isinstance(self._source, SimulatedSource):
+            raise ValueError("a recording keeps its own times: clock skew needs a simulated market")
+        active = self._board.start(fault, asyncio.get_running_loop().time())
+        self._streams.begin(active)
+        logger.info("exchange.fault_started", kind=fault.kind.value, symbol=fault.symbol, seconds=fault.seconds)
+
+    def faults(self) -> list[dict[str, object]]:
+        """Return the faults under way."""
+        return self._board.summary(asyncio.get_running_loop().time())
+
+    def clear_faults(self) -> None:
+        """End all faults."""
+        self._board.clear()
+
+    def stop_trading(self) -> None:
+        """Make no more trades; sockets stay open and REST goes on answering."""
+        self._is_trading = False
+
+    def sent(self) -> dict[str, object]:
+        """Return the trades that happened since the start, also those that a fault kept from the sockets."""
+        symbols = {}
+        for symbol, book in self._books.items():
+            if symbol in self._first_live:
+                first = self._first_live[symbol]
+                symbols[symbol] = {
+                    "first_id": first,
+                    "last_id": book.last_id,
+                    "count": book.count - self._history_counts[symbol],
+                    "last_trade_time_ms": (book.last_time_us or 0) // 1_000,
+                }
+        counters = self._streams.counters
+        return {
+            "trades_sent": sum(int(row["count"] or 0) for row in symbols.values()),
+            "symbols": symbols,
+            "is_trading": self._is_trading and not self._source.is_finished,
+            "trades_withheld": self._distortion.withheld,
+            "trades_repeated": self._distortion.repeated,
+            "garbage_frames": counters.garbage_frames,
+            "frames_sent": counters.frames_sent,
+            "connections_opened": counters.connections_opened,
+            "connections_open": len(self._streams.subscribers),
+            "slow_consumers_dropped": counters.slow_consumers_dropped,
+            "rest_requests": self._rest.requests,
+            "faults_started": self._board.started,
+        }
+
+    def _check_symbol(self, symbol: str | None) -> None:
+        if symbol is not None and symbol not in self._books:
+            raise ValueError(f"{symbol} is not traded here; there are {', '.join(self._books)}")
+
+    # --- the loop
+
+    def _make_history(self) -> None:
+        if isinstance(self._source, SimulatedSource):
+            for symbol, trades in self._source.history():
+                self._books[symbol].append(trades)
+        self._history_counts = {symbol: book.count for symbol, book in self._books.items()}
+
+    async def _run(self) -> None:
+        """Let things happen until the end; faults and held-back frames go on after trading was stopped."""
+        while not self._is_closing:
+            elapsed = self.elapsed
+            for step in self._schedule.due(elapsed):
+                self.start_event(step) if isinstance(step, MarketEvent) else self.start_fault(step)
+            self._apply_clock_skew()
+            self._streams.deliver(self._happen(self._source.due(elapsed)) if self._is_trading else [])
+            await asyncio.sleep(SLICE_SECONDS)
+
+    def _apply_clock_skew(self) -> None:
+        if isinstance(self._source, SimulatedSource):
+            skew = self._board.first(FaultKind.CLOCK_SKEW, asyncio.get_running_loop().time())
+            self._source.set_clock_skew(0 if skew is None else skew.fault.skew_ms * 1_000)
+
+    def _happen(self, parts: Iterable[tuple[str, Trades]]) -> list[Tick]:
+        """Write the trades into the books and return them as ticks in the order of their time."""
+        ticks: list[Tick] = []
+        for symbol, trades in parts:
+            if len(trades):
+                self._books[symbol].append(trades)
+                self._first_live.setdefault(symbol, int(trades.trade_ids[0]))
+                ticks.extend(ticks_of(symbol, trades))
+        ticks.sort(key=lambda tick: tick.time_us)  # stable: ids of one symbol keep their order
+        return ticks
+
+
+def _by_symbol(profiles: Iterable[SymbolProfile]) -> dict[str, SymbolProfile]:
+    return {profile.symbol: profile for profile in profiles}
