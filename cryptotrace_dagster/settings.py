@@ -60,10 +60,25 @@ class Settings(BaseSettings):
     )
     dagster_url: str = Field(default="http://127.0.0.1:3000", description="Dagster's UI, for links.")
     dashboard_url: str = Field(default="http://127.0.0.1:8501", description="The dashboard, for links in alerts.")
+    receiver_url: str = Field(
+        default="", description="The local receiver in place of Discord, for the dashboard; `up --demo` sets it."
+    )
     start_fill_minutes: int = Field(
         default=60,
         ge=0,
         description="After a start, fill a hole in the ids up to this age; older holes are for `backfill`.",
+    )
+    feed_shard: str = Field(
+        default="1/1", description="Which feed this is of how many that share the symbols, e.g. 1/2 and 2/2."
+    )
+    feed_connections: int = Field(
+        default=1, ge=1, le=100, description="Connections to spread the symbols over, the busy ones evenly."
+    )
+    feed_rollover_hours: float = Field(
+        default=23.0, gt=0, lt=24, description="Age at which a connection is replaced; the exchange ends it at 24 h."
+    )
+    feed_silence_seconds: float = Field(
+        default=15.0, ge=1, description="Silence after which a connection is replaced, however slow its symbols are."
     )
     tick_retention_days: int = Field(default=30, ge=1, description="Days of raw ticks to keep.")
     bar_retention_days: int = Field(default=365, ge=1, description="Days of bars of 1 minute and above to keep.")
@@ -85,6 +100,14 @@ class Settings(BaseSettings):
         bad = [symbol for symbol in value if not symbol.isalnum()]
         if not value or bad:
             raise ValueError(f"write symbols such as BTCUSDT,ETHUSDT; not readable: {', '.join(bad) or '(none given)'}")
+        return value
+
+    @field_validator("feed_shard")
+    @classmethod
+    def _readable_shard(cls, value: str) -> str:
+        number, _, count = value.partition("/")
+        if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+            raise ValueError(f"write the number of this feed and the number of feeds, as 1/2 or 2/2, not {value!r}")
         return value
 
     @field_validator("discord_webhook_url", "discord_bot_token", "discord_channel_id", "api_token", mode="before")
