@@ -1,0 +1,1 @@
+"""The HTTP API: the stored data, read-only, over FastAPI."""

@@ -36,7 +36,9 @@ def build_app() -> typer.Typer:
 
     for module in sorted(pkgutil.iter_modules(cli.__path__), key=lambda found: found.name):
         if module.name != "main":
-            importlib.import_module(f"{cli.__name__}.{module.name}").register(app)
+            register = getattr(importlib.import_module(f"{cli.__name__}.{module.name}"), "register", None)
+            if register is not None:  # the others hold what commands share
+                register(app)
     return app
 
 

@@ -1,0 +1,222 @@
+"""`cryptotrace sql` and `cryptotrace bars`: an answer in one line, as table, JSON, CSV or Parquet.
+
+Owns the commands and their output. Stays out: the questions (queries.py) and the spelling of values (formats.py).
+"""
+
+import re
+import sys
+import threading
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryptotrace_dagster.cli.options import DataDir, settings_of
+from cryptotrace_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from cryptotrace_dagster.domain.windows import Window
+    from cryptotrace_dagster.queries import Reader
+    from cryptotrace_dagster.storage import Warehouse
+
+_SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SHOWN_ROWS = 50
+
+
+class OutputFormat(StrEnum):
+    """How rows are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    ARROW = "arrow"
+    PARQUET = "parquet"
+
+
+class QueryError(UserError):
+    """A query cannot be answered as it was put."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `sql` and `bars` to the command line."""
+
+    @app.command()
+    def sql(
+        query: Annotated[str, typer.Argument(help="One SELECT over the tables; `SHOW TABLES` lists them.")],
+        output: Annotated[OutputFormat, typer.Option("--format", help="How rows are printed.")] = OutputFormat.TABLE,
+        timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until the query is cancelled.")] = 10.0,
+        published: Annotated[bool, typer.Option(help="Ask the published copy, which no one has to wait for.")] = False,
+        data_dir: DataDir = None,
+    ) -> None:
+        """Run one read-only query (DuckDB SQL).
+
+        Ingestion waits while a query reads the live store, so it is cancelled after a while: use --published for long ones.
+
+        Example: cryptotrace sql "SELECT symbol, count(*) AS trades FROM raw_ticks GROUP BY symbol"
+        """
+        from cryptotrace_dagster.queries import open_for_reading
+        from cryptotrace_dagster.read import published_warehouse
+
+        settings = settings_of(data_dir)
+        warehouse = published_warehouse(settings) if published else open_for_reading(settings)
+        _print(run_query(warehouse, query, timeout), output)
+
+    @app.command()
+    def bars(
+        symbol: Annotated[str, typer.Argument(help="Exchange spelling, e.g. BTCUSDT; case does not matter.")],
+        *,
+        interval: Annotated[str, typer.Option(help="1s, 1m, 5m, 15m, 1h or 1d.")] = "1m",
+        last: Annotated[str | None, typer.Option(help="How far back from the newest trade, e.g. 90m, 6h, 1d.")] = None,
+        start: Annotated[str | None, typer.Option("--from", help="Start, ISO-8601 (UTC) or epoch.")] = None,
+        end: Annotated[str | None, typer.Option("--to", help="End, exclusive, ISO-8601 (UTC) or epoch.")] = None,
+        output: Annotated[OutputFormat, typer.Option("--format", help="How rows are printed.")] = OutputFormat.TABLE,
+        chart: Annotated[bool, typer.Option("--chart", help="Draw candles in the terminal instead.")] = False,
+        data_dir: DataDir = None,
+    ) -> None:
+        """Print the bars of a symbol: open, high, low, close, volume.
+
+        Example: cryptotrace bars BTCUSDT --interval 5m --last 1d --chart
+        """
+        from cryptotrace_dagster.queries import Reader, open_for_reading
+
+        reader = Reader(open_for_reading(settings_of(data_dir)))
+        rows = bars_for(reader, symbol, interval, last=last, start=start, end=end)
+        if chart:
+            _draw(rows)
+        else:
+            _print(rows, output)
+
+
+def run_query(warehouse: "Warehouse", query: str, timeout: float) -> "pl.DataFrame":
+    """Return the rows of a query, or cancel it after `timeout` seconds.
+
+    Raises:
+        QueryError: the SQL is wrong, tries to write, or takes too long.
+    """
+    import duckdb
+
+    with warehouse.reading() as connection:
+        timer = threading.Timer(timeout, connection.interrupt)
+        timer.start()
+        try:
+            return connection.execute(query).pl()
+        except duckdb.InterruptException:
+            raise QueryError(
+                f"The query was cancelled after {timeout:g} s, so that ingestion can go on: narrow it, raise --timeout, "
+                "or ask the published copy with --published."
+            ) from None
+        except duckdb.Error as error:
+            raise QueryError(f"The query could not be run: {error}. `SHOW TABLES` lists the tables.") from None
+        finally:
+            timer.cancel()
+
+
+def bars_for(
+    reader: "Reader",
+    symbol: str,
+    interval: str,
+    *,
+    last: str | None = None,
+    start: str | None = None,
+    end: str | None = None,
+) -> "pl.DataFrame":
+    """Return the bars that the options ask for, oldest first; all that are stored when they name no range.
+
+    Raises:
+        QueryError: an option cannot be read, or nothing is stored.
+    """
+    from cryptotrace_dagster.queries import known_symbols
+    from cryptotrace_dagster.tables import OHLC_BARS
+
+    name = symbol.strip().upper()
+    known = known_symbols(reader)
+    if name not in known:
+        listed = ", ".join(known) or "none yet; start `cryptotrace up`"
+        raise QueryError(f"Nothing is stored of the symbol {name[:40]!r}. Stored: {listed}.")
+    _check_interval(interval)
+    window = _window(reader, last, start, end)
+    rows = reader.warehouse.read_window(OHLC_BARS, window, symbol=name, bar_interval=interval)
+    if rows.is_empty():
+        raise QueryError(
+            f"No {interval} bars of {name} are stored from {window.start} to {window.end} UTC; choose another range."
+        )
+    return rows
+
+
+def _check_interval(interval: str) -> None:
+    from cryptotrace_dagster.domain.bars import BAR_INTERVALS
+
+    if interval not in BAR_INTERVALS:
+        raise QueryError(f"--interval {interval[:20]!r} is none of {', '.join(BAR_INTERVALS)}.")
+
+
+def _window(reader: "Reader", last: str | None, start: str | None, end: str | None) -> "Window":
+    from cryptotrace_dagster.domain.instants import LATEST_INSTANT, InstantError, parse_instant
+    from cryptotrace_dagster.domain.windows import EPOCH, Window
+    from cryptotrace_dagster.queries import market_now
+
+    try:
+        since = parse_instant(start) if start else EPOCH
+        until = parse_instant(end) if end else LATEST_INSTANT
+    except InstantError as error:
+        raise QueryError(f"--from or --to: {error}") from None
+    if last is not None:
+        if start:
+            raise QueryError("--last and --from exclude each other: give one of them.")
+        since = min(until, market_now(reader)) - parse_span(last)
+    if since > until:
+        raise QueryError("--from is later than --to: exchange them.")
+    return Window(since, until)
+
+
+def parse_span(text: str) -> timedelta:
+    """Return the length of time that a text such as `90m`, `6h` or `1d` names.
+
+    Raises:
+        QueryError: it names none, or more than ten years.
+    """
+    match = re.fullmatch(r"(\d{1,7})\s*([smhdw])", text.strip().lower())
+    if not match or (span := timedelta(seconds=int(match[1]) * _SPANS[match[2]])) > timedelta(days=3660):
+        raise QueryError(f"--last {text[:20]!r} is not a length of time up to ten years; write 90m, 6h or 1d.")
+    return span
+
+
+def _print(rows: "pl.DataFrame", output: OutputFormat) -> None:
+    if output is OutputFormat.TABLE:
+        _print_table(rows)
+        return
+    from cryptotrace_dagster.formats import WRITERS
+
+    if output in {OutputFormat.ARROW, OutputFormat.PARQUET} and sys.stdout.isatty():
+        raise QueryError(f"--format {output.value} is not text: send it into a file with `> bars.{output.value}`.")
+    sys.stdout.buffer.write(WRITERS[output.value](rows))
+    if output is OutputFormat.JSON:
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _print_table(rows: "pl.DataFrame") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cryptotrace_dagster.formats import plain
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, dtype in rows.schema.items():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    shown = plain(rows.tail(_SHOWN_ROWS))
+    for row in shown.iter_rows():
+        table.add_row(*("" if value is None else str(value) for value in row))
+    console = Console()
+    console.print(table)
+    if rows.height > _SHOWN_ROWS:
+        console.print(f"(the last {_SHOWN_ROWS} of {rows.height} rows; --format csv prints all)")
+
+
+def _draw(rows: "pl.DataFrame") -> None:
+    from cryptotrace_dagster.cli.terminal_chart import candles
+
+    sys.stdout.write(candles(rows) + "\n")

@@ -1,0 +1,40 @@
+"""Instants as people write them: ISO-8601, or a number of seconds, milliseconds or microseconds since 1970."""
+
+from datetime import UTC, datetime, timedelta
+
+from cryptotrace_dagster.domain.windows import EPOCH
+
+LATEST_INSTANT = datetime(2200, 1, 1)
+_UNITS_A_SECOND = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000))  # numbers below the first are seconds, and so on
+
+
+class InstantError(ValueError):
+    """A text names no instant, or one outside the years 1970 to 2200."""
+
+
+def parse_instant(text: str) -> datetime:
+    """Return the instant that a text names, naive UTC; a time without an offset is UTC.
+
+    Raises:
+        InstantError: it is neither ISO-8601 nor a number since 1970, or outside 1970 to 2200.
+    """
+    try:
+        instant = _from_epoch(int(text)) if text.isascii() and text.isdigit() else _from_iso(text)
+    except (ValueError, OverflowError) as error:
+        raise InstantError(f"{text[:40]!r} is not a time; write 2026-01-05T12:00:00Z or seconds since 1970.") from error
+    if not EPOCH <= instant <= LATEST_INSTANT:
+        raise InstantError("a time outside the years 1970 to 2200.")
+    return instant
+
+
+def _from_epoch(number: int) -> datetime:
+    for below, units_a_second in _UNITS_A_SECOND:
+        if number < below:
+            return EPOCH + timedelta(microseconds=number * (1_000_000 // units_a_second))
+    raise ValueError("too large for microseconds since 1970")
+
+
+def _from_iso(text: str) -> datetime:
+    # An unescaped + of an offset arrives from a URL as a space.
+    instant = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    return instant if instant.tzinfo is None else instant.astimezone(UTC).replace(tzinfo=None)
