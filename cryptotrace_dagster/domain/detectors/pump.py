@@ -1,0 +1,133 @@
+"""Pump: price, aggressive buying, number of trades and rush orders go together beyond what the symbol has ever done.
+
+Each of the four is measured over the last 5 s and the last 25 s and calibrated against the symbol's own hourly
+records ("how many hours a day would see as much?"); their sum is the raw score, and is calibrated in turn. One
+quantity alone does not make a pump. Sources: La Morgia et al., "The Doge of Wall Street" (ACM TOIT 2023), for rush
+orders and the length of the windows; Siffer et al. (KDD 2017) for thresholds from tails.
+"""
+
+from dataclasses import asdict
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cryptotrace_dagster.domain.calibration import Tail, TailPrior, advance_tail
+from cryptotrace_dagster.domain.detectors.base import (
+    SCORE_SCHEMA,
+    State,
+    epoch_seconds,
+    score_frame,
+)
+from cryptotrace_dagster.domain.features import FAST_INTERVAL
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+STEP_SECONDS = 5
+WINDOWS = (1, 5)  # in bars: 5 s to be quick, 25 s because a pump lasts and a lone large order does not
+REFERENCE_BARS = 60  # a rise counts from the highest close of the five minutes before, so that a bounce is no rise
+LARGEST_SURPRISE = 4.0
+SMALLEST_RISE = 1e-5
+
+QUANTITIES = ("rise", "buying", "trades", "rush")
+# Mean excess of an hour's peak over the median peak, in natural logarithms.
+COMPONENT_PRIOR = {
+    "rise": TailPrior(0.6),
+    "buying": TailPrior(0.9),
+    "trades": TailPrior(0.7),
+    "rush": TailPrior(0.6),
+}
+TOTAL_PRIOR = TailPrior(1.0, weight=8.0)
+
+
+class PumpDetector:
+    """Scores how far beyond its own past a symbol's price, buying, trades and rush orders rise together."""
+
+    name = "pump"
+    version = 1
+    bar_interval = FAST_INTERVAL
+    over_market = False
+
+    def begin(self) -> State:
+        """Return the state before any bar."""
+        return {"recent": {name: np.empty(0) for name in ("time", "close", "bought", "ticks", "rush")}, "tails": {}}
+
+    def advance(self, state: State, bars: pl.DataFrame) -> tuple[State, pl.DataFrame]:
+        """Return the state after these 5-second bars of one symbol, and their scores."""
+        if bars.is_empty():
+            return state, pl.DataFrame(schema=SCORE_SCHEMA)
+        seconds = epoch_seconds(bars)
+        fresh = {
+            "time": (seconds // STEP_SECONDS).astype(np.float64),
+            "close": bars["close"].to_numpy().astype(np.float64),
+            "bought": bars["quote_volume"].to_numpy() * (1 + bars["taker_imbalance"].to_numpy()) / 2,
+            "ticks": bars["tick_count"].to_numpy().astype(np.float64),
+            "rush": bars["rush_orders"].to_numpy().astype(np.float64),
+        }
+        series = {name: np.concatenate([state["recent"][name], values]) for name, values in fresh.items()}
+        old = len(state["recent"]["time"])
+        hours = seconds // 3600
+        tails = {key: Tail(**record) for key, record in state["tails"].items()}
+        raw = np.full(len(seconds), -np.inf)
+        surprises: dict[int, dict[str, Floats]] = {}
+        for width in WINDOWS:
+            measures = _measures(series, old, width)
+            surprises[width] = {}
+            for name in QUANTITIES:
+                key = f"{name}_{width}"
+                tails[key], rates = advance_tail(tails.get(key, Tail()), hours, measures[name], COMPONENT_PRIOR[name])
+                surprises[width][name] = np.minimum(-np.log10(rates), LARGEST_SURPRISE)
+            raw = np.maximum(raw, sum(surprises[width].values()))
+        tails["total"], times_a_day = advance_tail(tails.get("total", Tail()), hours, raw, TOTAL_PRIOR)
+        state = {
+            "recent": _recent(series),
+            "tails": {key: asdict(tail) for key, tail in tails.items()},
+        }
+        evidence = {
+            f"{name}_{width * STEP_SECONDS}s": values
+            for width, named in surprises.items()
+            for name, values in named.items()
+        }
+        return state, score_frame(bars, raw, times_a_day, evidence)
+
+
+def _measures(series: dict[str, Floats], old: int, width: int) -> dict[str, Floats]:
+    """Return the four quantities over the `width` bars that end with each new bar, as logarithms."""
+    bought, ticks, rush = (_sum_back(series["time"], series[name], width)[old:] for name in ("bought", "ticks", "rush"))
+    rise = np.log(series["close"] / _reference(series, width))[old:]
+    return {
+        "rise": np.log(np.maximum(rise, SMALLEST_RISE)),
+        "buying": np.log(np.maximum(bought, 1e-300)),
+        "trades": np.log(ticks),
+        "rush": np.log1p(rush),
+    }
+
+
+def _sum_back(time: Floats, values: Floats, width: int) -> Floats:
+    """Return the sum over the last `width` steps, always added in the same order, so that cuts do not show."""
+    total = values.copy()
+    for lag in range(1, width):
+        position = np.searchsorted(time, time - lag)
+        is_there = time[position] == time - lag
+        total = total + np.where(is_there, values[position], 0.0)
+    return total
+
+
+def _reference(series: dict[str, Floats], width: int) -> Floats:
+    """Return the highest close in the `REFERENCE_BARS` before the window, else the last close before it."""
+    time, close = series["time"], series["close"]
+    end = np.searchsorted(time, time - width + 1)
+    start = np.searchsorted(time, time - width + 1 - REFERENCE_BARS)
+    bounds = np.stack([start, np.maximum(end, start)], axis=1).ravel()
+    highest = np.maximum.reduceat(close, np.minimum(bounds, len(close) - 1))[::2]
+    last_before = close[np.maximum(end - 1, 0)]
+    return np.where(end > start, highest, last_before)
+
+
+def _recent(series: dict[str, Floats]) -> dict[str, Floats]:
+    """Return what the next bars will look back on: the reference stretch, the widest window, and one bar before."""
+    time = series["time"]
+    first = np.searchsorted(time, time[-1] - REFERENCE_BARS - max(WINDOWS))
+    keep = max(int(first) - 1, 0)
+    return {name: values[keep:].copy() for name, values in series.items()}

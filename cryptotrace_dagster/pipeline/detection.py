@@ -1,0 +1,248 @@
+"""The stages that make `features` from bars and ticks, and `anomaly_scores` from features.
+
+Owns which rows must be read, where each detector's memory is picked up, and what is stored in one transaction.
+Features follow from a fixed lookback; scores from a fold whose state is kept at full hours in `detector_states`, and
+in memory between the micro-batches of a live run. Stays out: formulas (domain/features.py, domain/detectors/).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from cryptotrace_dagster.domain import features as formulas
+from cryptotrace_dagster.domain.detectors import DETECTORS
+from cryptotrace_dagster.domain.detectors.base import MARKET, SCORE_SCHEMA, Detector, State, decode_state, encode_state
+from cryptotrace_dagster.domain.windows import EPOCH, Window, ceil, floor
+from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.storage import Transaction, Warehouse
+from cryptotrace_dagster.tables import ANOMALY_SCORES, DETECTOR_STATES, FEATURES, OHLC_BARS
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+CHECKPOINT_STEP = timedelta(minutes=1)  # dirty windows start at whole minutes
+CHECKPOINTS_KEPT = 5
+HOURLY_STATES_KEPT = timedelta(days=2)
+DAILY_STATES_KEPT = timedelta(days=30)
+START_REACH = timedelta(days=7)  # how far back a detector without any state begins
+
+STEPS = {formulas.FAST_INTERVAL: formulas.FAST_STEP, formulas.SLOW_INTERVAL: formulas.SLOW_STEP}
+States = dict[str, dict[str, State]]  # by detector, by symbol
+
+
+@dataclass
+class _Line:
+    """The fold of all detectors of one bar interval: their states at a few recent instants, in order of time."""
+
+    bar_interval: str
+    detectors: tuple[Detector, ...]
+    checkpoints: list[tuple[datetime, States]] = field(default_factory=list)
+
+
+class Detection:
+    """Features and scores of one warehouse. One instance may serve many windows; a fresh one finds the same rows."""
+
+    def __init__(self, warehouse: Warehouse, detectors: Sequence[Detector] = DETECTORS) -> None:
+        self._warehouse = warehouse
+        self._lines = [
+            _Line(interval, tuple(detector for detector in detectors if detector.bar_interval == interval))
+            for interval in STEPS
+        ]
+
+    def refresh_features(self, window: Window) -> StageReport:
+        """Make the features of all bars that touch the window anew, in one transaction, and return how many."""
+        fast, slow = window.widened_to(formulas.FAST_STEP), window.widened_to(formulas.SLOW_STEP)
+        with self._warehouse.transaction() as transaction:
+            _clear(transaction, formulas.FAST_INTERVAL, fast)
+            before = floor(fast.start - formulas.PREVIOUS_CLOSE_REACH, formulas.FAST_STEP)
+            bounds = {"start": fast.start, "end": fast.end}
+            fast_rows = transaction.execute(formulas.FAST_STATEMENT, bounds | {"before": before})
+            frame = _slow_features(transaction, slow)
+            slow_rows = transaction.replace_window(FEATURES, slow, frame, bar_interval=formulas.SLOW_INTERVAL)
+        return StageReport(FEATURES.name, window, fast_rows + slow_rows, {"rows_5s": fast_rows, "rows_1m": slow_rows})
+
+    def refresh_scores(self, window: Window, watermark: datetime) -> StageReport:
+        """Score all closed bars from the start of the window on, in one transaction, and return how many are kept.
+
+        A bar is closed when the watermark has passed its end. Scores after the window follow from the states that the
+        window changes, so they are made anew too, until the states agree with those that are stored.
+        """
+        counts: dict[str, int | float | str] = {}
+        with self._warehouse.transaction() as transaction:
+            for line in self._lines:
+                if line.detectors:
+                    counts[f"rows_{line.bar_interval}"] = _refresh_line(transaction, line, window, watermark)
+        return StageReport(ANOMALY_SCORES.name, window, sum(int(count) for count in counts.values()), counts)
+
+
+def _clear(transaction: Transaction, bar_interval: str, window: Window) -> None:
+    transaction.execute(
+        f"DELETE FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ?",
+        [bar_interval, window.start, window.end],
+    )
+
+
+def _slow_features(transaction: Transaction, window: Window) -> pl.DataFrame:
+    bars = transaction.query(
+        formulas.SLOW_BARS_QUERY, {"start": window.start - formulas.SLOW_READ_BEFORE, "end": window.end}
+    )
+    rushes = transaction.query(
+        f"SELECT symbol, time_bucket(INTERVAL '1 minute', bar_start) AS bar_start, sum(rush_orders)::BIGINT AS rush_orders "
+        f"FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? GROUP BY ALL",
+        [formulas.FAST_INTERVAL, window.start, window.end],
+    )
+    hours = transaction.query(
+        f"SELECT symbol, bar_start AS hour, volume::DOUBLE AS base, quote_volume::DOUBLE AS quote "
+        f"FROM {OHLC_BARS.name} WHERE bar_interval = '1h' AND bar_start >= ? AND bar_start < ?",
+        [floor(window.start, HOUR) - formulas.PROFILE_LOOKBACK, floor(window.end, HOUR)],
+    )
+    first_hour = floor(window.start, HOUR)
+    hourly = transaction.query(
+        formulas.HOURLY_BASELINE_QUERY,
+        {"start": first_hour - formulas.BASELINE_LOOKBACK, "end": floor(window.end, HOUR)},
+    )
+    wanted: list[object] = list(_steps(first_hour, window.end, HOUR))
+    baselines = formulas.seasonal_baselines(hourly, wanted)
+    rows = formulas.slow_features(bars, rushes, hours, baselines)
+    return rows.filter(pl.col("bar_start") >= window.start)
+
+
+def _refresh_line(transaction: Transaction, line: _Line, window: Window, watermark: datetime) -> int:
+    step = STEPS[line.bar_interval]
+    start, end = floor(window.start, step), floor(watermark, step)
+    if end <= start:
+        return 0
+    at, states = _state_before(transaction, line, start)
+    features = transaction.query(
+        f"SELECT * FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
+        "ORDER BY bar_start, symbol",
+        [line.bar_interval, at, end],
+    )
+    kept: list[pl.DataFrame] = []
+    reached = at
+    for cut in _cuts(at, end):
+        part = features.filter((pl.col("bar_start") >= reached) & (pl.col("bar_start") < cut))
+        states, scores = _advance(line, states, part)
+        kept.append(scores)
+        reached = cut
+        _remember(line, reached, states)
+        if (
+            reached == floor(reached, HOUR)
+            and _store_states(transaction, line, reached, states)
+            and (reached >= window.end)
+        ):
+            break  # what follows was computed from the very same state
+    rows = pl.concat(kept).filter(pl.col("bar_start") >= start)
+    names = [detector.name for detector in line.detectors]
+    return transaction.replace_window(
+        ANOMALY_SCORES, Window(start, reached), rows, bar_interval=line.bar_interval, detector=names
+    )
+
+
+def _cuts(start: datetime, end: datetime) -> Iterator[datetime]:
+    """Return the instants at which states are wanted: midnights, the last full hour, the last minutes, the end."""
+    midnights = list(_steps(ceil(start, DAY), end, DAY))
+    recent = [floor(end, HOUR), floor(end, CHECKPOINT_STEP) - CHECKPOINT_STEP, floor(end, CHECKPOINT_STEP), end]
+    return iter(sorted({cut for cut in [*midnights, *recent] if start < cut <= end}))
+
+
+def _steps(start: datetime, end: datetime, step: timedelta) -> Iterator[datetime]:
+    at = floor(start, step)
+    while at < end:
+        yield at
+        at += step
+
+
+def _advance(line: _Line, states: States, features: pl.DataFrame) -> tuple[States, pl.DataFrame]:
+    """Return the states after these bars and the scores of all detectors, as rows of `anomaly_scores`."""
+    by_symbol = {key[0]: part for key, part in features.partition_by("symbol", as_dict=True).items()}
+    after: States = {}
+    rows = [ANOMALY_SCORES.empty()]
+    for detector in line.detectors:
+        known = dict(states.get(detector.name, {}))
+        parts = {MARKET: features} if detector.over_market else by_symbol
+        scores = [pl.DataFrame(schema=SCORE_SCHEMA)]
+        for symbol, bars in parts.items():
+            if bars.is_empty():
+                continue
+            known[symbol], found = detector.advance(known.get(symbol) or detector.begin(), bars)
+            scores.append(found)
+        after[detector.name] = known
+        rows.append(_score_rows(detector, pl.concat(scores)))
+    return after, pl.concat(rows)
+
+
+def _score_rows(detector: Detector, scores: pl.DataFrame) -> pl.DataFrame:
+    return scores.with_columns(
+        pl.lit(detector.bar_interval).alias("bar_interval"),
+        pl.lit(detector.name).alias("detector"),
+        pl.lit(detector.version, dtype=pl.Int64).alias("detector_version"),
+        (-pl.col("times_a_day").log10()).alias("score"),
+    ).select(ANOMALY_SCORES.column_names)
+
+
+def _state_before(transaction: Transaction, line: _Line, start: datetime) -> tuple[datetime, States]:
+    """Return the latest known states at or before the start, and their instant; empty ones where there are none."""
+    line.checkpoints = [checkpoint for checkpoint in line.checkpoints if checkpoint[0] <= start]
+    if line.checkpoints:
+        return line.checkpoints[-1]
+    versions = {detector.name: detector.version for detector in line.detectors}
+    known = " OR ".join("(detector = ? AND detector_version = ?)" for _ in versions)
+    rows = transaction.query(
+        f"SELECT detector, symbol, state_time, state FROM {DETECTOR_STATES.name} WHERE ({known}) AND state_time = ("
+        f"SELECT max(state_time) FROM {DETECTOR_STATES.name} WHERE ({known}) AND state_time <= ?)",
+        [value for pair in versions.items() for value in pair] * 2 + [start],
+    )
+    if rows.is_empty():
+        first = transaction.query(
+            f"SELECT min(bar_start) AS first FROM {FEATURES.name} WHERE bar_interval = ?", [line.bar_interval]
+        ).item()
+        return max(min(first or start, start), start - START_REACH), {}
+    states: States = {}
+    for row in rows.iter_rows(named=True):
+        states.setdefault(row["detector"], {})[row["symbol"]] = decode_state(row["state"])
+    at: datetime = rows["state_time"][0]
+    return at, states
+
+
+def _remember(line: _Line, at: datetime, states: States) -> None:
+    line.checkpoints = [*line.checkpoints, (at, states)][-CHECKPOINTS_KEPT:]
+
+
+def _store_states(transaction: Transaction, line: _Line, at: datetime, states: States) -> bool:
+    """Store the states of a full hour, and return whether the very same ones were stored already."""
+    fresh = pl.DataFrame(
+        [
+            {
+                "symbol": symbol,
+                "detector": detector.name,
+                "detector_version": detector.version,
+                "state_time": at,
+                "state": encode_state(state),
+            }
+            for detector in line.detectors
+            for symbol, state in states.get(detector.name, {}).items()
+        ],
+        schema=DETECTOR_STATES.polars_schema,
+    ).sort(DETECTOR_STATES.key)
+    names = [detector.name for detector in line.detectors]
+    marks = ", ".join("?" * len(names))
+    stored = transaction.query(
+        f"SELECT * FROM {DETECTOR_STATES.name} WHERE state_time = ? AND detector IN ({marks})", [at, *names]
+    ).sort(DETECTOR_STATES.key)
+    if not fresh.is_empty() and fresh.equals(stored.cast(DETECTOR_STATES.polars_schema)):
+        return True
+    instant = Window(at, at + timedelta(microseconds=1))
+    transaction.replace_window(DETECTOR_STATES, instant, fresh, detector=names)
+    _prune_states(transaction, at)
+    return False
+
+
+def _prune_states(transaction: Transaction, at: datetime) -> None:
+    """Delete states that no refresh will start from: hourly ones after two days, midnights after a month."""
+    transaction.execute(
+        f"DELETE FROM {DETECTOR_STATES.name} WHERE state_time < ? "
+        "OR (state_time < ? AND state_time <> date_trunc('day', state_time))",
+        [max(at - DAILY_STATES_KEPT, EPOCH), max(at - HOURLY_STATES_KEPT, EPOCH)],
+    )
