@@ -9,7 +9,10 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from threading import Thread
+from typing import TypeVar
 
 import uvicorn
 from starlette.requests import Request
@@ -17,6 +20,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cryptotrace_dagster.errors import UserError
+
+Server = TypeVar("Server")
 
 
 class PortTakenError(UserError):
@@ -106,3 +111,32 @@ class _ConnectionInStateProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.app_state = {**self.app_state, "transport": transport}
+
+
+@contextmanager
+def running_in_thread(server: AbstractAsyncContextManager[Server]) -> Iterator[Server]:
+    """Run a server in the event loop of a thread of its own until the block ends; its errors reach the caller."""
+    ready: Future[tuple[Server, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def live() -> None:
+        stop = asyncio.Event()
+        async with server as running:
+            ready.set_result((running, asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    def work() -> None:
+        try:
+            asyncio.run(live())
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    thread = Thread(target=work, name="loopback", daemon=True)
+    thread.start()
+    running, loop, stop = ready.result()
+    try:
+        yield running
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,9 +12,11 @@ import typer
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("exchange")(exchange)
+    app.command("receiver")(receiver)
 
 
 def exchange(
+    *,
     port: Annotated[int, typer.Option(help="Port of the WebSocket streams; 0 picks a free one.")] = 9443,
     rest_port: Annotated[int, typer.Option(help="Port of REST, dumps and control; 0 picks a free one.")] = 9444,
     seed: Annotated[int, typer.Option(help="The same seed makes the same market.")] = 1,
@@ -39,6 +42,26 @@ def exchange(
         async with SimulatedExchange(config) as running:
             ready = {"event": "exchange_ready", "stream_url": running.stream_url, "rest_url": running.rest_url}
             _say(ready | {"dump_url": running.dump_url})
+            await _stop_signal()
+
+    asyncio.run(serve())
+
+
+def receiver(
+    *,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 9445,
+    data_dir: Annotated[Path, typer.Option(help="Messages go to DATA_DIR/receiver/messages.jsonl.")] = Path("data"),
+    rate_limits: Annotated[bool, typer.Option(help="Limit senders as Discord does.")] = True,
+) -> None:
+    """Stand in for Discord on loopback: webhooks and the bot's messages, kept as lines of JSON."""
+    from cryptotrace_dagster.receiver.limits import RateLimits
+    from cryptotrace_dagster.receiver.server import DiscordReceiver, ReceiverConfig
+
+    config = ReceiverConfig(port=port, data_dir=data_dir, limits=RateLimits() if rate_limits else None)
+
+    async def serve() -> None:
+        async with DiscordReceiver(config) as running:
+            _say({"event": "receiver_ready", "webhook_url": running.webhook_url})
             await _stop_signal()
 
     asyncio.run(serve())

@@ -141,6 +141,17 @@ class Market:
         }
 
 
+@dataclass(frozen=True)
+class _Flow:
+    """The orders of one stretch, and the price's pull and restlessness (log price, per second and its root) in it."""
+
+    times: Floats
+    is_rush: NDArray[np.bool_]
+    start: float
+    drift: float
+    sigma: float
+
+
 class SymbolMarket:
     """One symbol's order flow and price. Use through `Market`, which adds what symbols share."""
 
@@ -175,7 +186,8 @@ class SymbolMarket:
         if not len(order_times):
             self._log_price += drift * (until - start)
             return Trades.empty()
-        return self._trades(order_times, is_rush, start, drift, sigma * effect.volatility, effect)
+        flow = _Flow(order_times, is_rush, start, drift, sigma * effect.volatility)
+        return self._trades(flow, effect)
 
     def _arrivals(self, start: float, until: float, rate: float) -> Floats:
         """Return the instants of a Hawkes process: immigrants, and answers to every order, generation by generation."""
@@ -208,26 +220,18 @@ class SymbolMarket:
         forced = self._draw.random(count) < abs(buy_bias)
         return np.where(is_rush, 1.0, np.where(forced, math.copysign(1.0, buy_bias), sides)).astype(np.float64)
 
-    def _trades(
-        self,
-        order_times: Floats,
-        is_rush: NDArray[np.bool_],
-        start: float,
-        drift: float,
-        sigma: float,
-        effect: Effect,
-    ) -> Trades:
-        draw, profile, count = self._draw, self.profile, len(order_times)
-        sides = self._sides(count, is_rush, effect.buy_bias)
+    def _trades(self, flow: _Flow, effect: Effect) -> Trades:
+        draw, profile, order_times, count = self._draw, self.profile, flow.times, len(flow.times)
+        sides = self._sides(count, flow.is_rush, effect.buy_bias)
         waits = np.diff(order_times, prepend=self._last_order_at)
         shocks = draw.standard_t(RETURN_TAIL, count) / math.sqrt(RETURN_TAIL / (RETURN_TAIL - 2))
-        moves = sigma * np.sqrt(waits) * shocks + drift * np.diff(order_times, prepend=start)
+        moves = flow.sigma * np.sqrt(waits) * shocks + flow.drift * np.diff(order_times, prepend=flow.start)
         log_mids = self._log_price + np.cumsum(moves)
-        self._log_price = float(log_mids[-1]) + drift * (self._until - float(order_times[-1]))
+        self._log_price = float(log_mids[-1]) + flow.drift * (self._until - float(order_times[-1]))
         mids = np.exp(log_mids)
         self._last_order_at = float(order_times[-1])
 
-        levels = self._levels(count, is_rush)
+        levels = self._levels(count, flow.is_rush)
         level = np.arange(levels.sum()) - np.repeat(np.cumsum(levels) - levels, levels)
         tick = profile.tick_units / UNITS
         spread = np.maximum(tick, 0.00008 * mids)
@@ -236,11 +240,11 @@ class SymbolMarket:
         quantities = self._quantities(mids, levels, effect.size)
         fills = 1 + draw.poisson(0.35, len(level))
         return self._numbered(
-            price_ticks * profile.tick_units,
-            quantities,
-            fills.astype(np.int64),
-            np.repeat((order_times * MICROSECONDS).astype(np.int64) + self._start_us, levels),
-            np.repeat(sides < 0, levels),
+            prices=price_ticks * profile.tick_units,
+            quantities=quantities,
+            fills=fills.astype(np.int64),
+            times_us=np.repeat((order_times * MICROSECONDS).astype(np.int64) + self._start_us, levels),
+            is_buyer_maker=np.repeat(sides < 0, levels),
         )
 
     def _levels(self, count: int, is_rush: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -260,6 +264,7 @@ class SymbolMarket:
 
     def _numbered(
         self,
+        *,
         prices: NDArray[np.int64],
         quantities: NDArray[np.int64],
         fills: NDArray[np.int64],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 
 import msgspec
 from starlette.requests import Request
@@ -108,7 +109,7 @@ class RestApi:
             self.requests += 1
             try:
                 await self._suffer(request)
-                self._budget.spend(weight, asyncio.get_running_loop().time())
+                self._budget.spend(weight, monotonic())
                 body = answer(request, _unit(request))
             except RestError as error:
                 body = msgspec.json.encode({"code": error.code, "msg": error.message}).decode()
@@ -124,7 +125,7 @@ class RestApi:
 
     async def _suffer(self, request: Request) -> None:
         """Let the faults under way happen to this request."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         stall = self._board.first(FaultKind.REST_STALL, now)
         if stall is not None:
             stall.take()
@@ -192,8 +193,8 @@ class RestApi:
         if interval not in wire.KLINE_INTERVALS_US:
             raise RestError(-1120, "Invalid interval.")
         start, end = _start_us(_integer(request, "startTime")), _end_us(_integer(request, "endTime"))
-        klines = kline_range(book, wire.KLINE_INTERVALS_US[interval], start, end, _limit(request), self._view.now_us())
         width = wire.KLINE_INTERVALS_US[interval]
+        klines = kline_range(book, width, start, end, limit=_limit(request), now_us=self._view.now_us())
         return f"[{','.join(wire.kline_row(kline, width, unit) for kline in klines)}]"
 
     def _book(self, request: Request) -> TradeBook:
@@ -206,7 +207,7 @@ class RestApi:
 
 
 def kline_range(
-    book: TradeBook, interval_us: int, start_us: int | None, end_us: int | None, limit: int, now_us: int
+    book: TradeBook, interval_us: int, start_us: int | None, end_us: int | None, *, limit: int, now_us: int
 ) -> list[wire.Kline]:
     """Return the bars that open in [start, end): the first `limit` of them when a start is given, else the last."""
     stop = min(now_us + 1, now_us + 1 if end_us is None else end_us)

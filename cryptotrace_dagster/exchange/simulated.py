@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +22,7 @@ from cryptotrace_dagster.errors import UserError
 from cryptotrace_dagster.exchange.control import control_routes
 from cryptotrace_dagster.exchange.events import MarketEvent
 from cryptotrace_dagster.exchange.faults import Fault, FaultBoard, FaultKind, TickDistortion
-from cryptotrace_dagster.exchange.market import MICROSECONDS, SymbolProfile, profile_of
+from cryptotrace_dagster.exchange.market import SymbolProfile, profile_of
 from cryptotrace_dagster.exchange.rest import WEIGHT_A_MINUTE, ExchangeView, RestApi
 from cryptotrace_dagster.exchange.script import Schedule, load_script
 from cryptotrace_dagster.exchange.source import SimulatedSource, TradeSource
@@ -115,7 +116,7 @@ class SimulatedExchange:
         self.rest_url = f"http://{self.config.host}:{port_of(rest_listener)}"
         self.dump_url = f"{self.rest_url}/dumps"
         self._make_history()
-        self._started_at = asyncio.get_running_loop().time()
+        self._started_at = monotonic()
         self._web = serving(Starlette(routes=[*self._rest.routes(), *control_routes(self)]), rest_listener)
         await self._web.__aenter__()
         await self._streams.start(stream_listener)
@@ -137,7 +138,7 @@ class SimulatedExchange:
     @property
     def elapsed(self) -> float:
         """Return the seconds since the start."""
-        return asyncio.get_running_loop().time() - self._started_at
+        return monotonic() - self._started_at
 
     def now_us(self) -> int:
         """Return the exchange's clock in microseconds since the epoch."""
@@ -168,13 +169,13 @@ class SimulatedExchange:
         self._check_symbol(fault.symbol)
         if fault.kind is FaultKind.CLOCK_SKEW and not isinstance(self._source, SimulatedSource):
             raise ValueError("a recording keeps its own times: clock skew needs a simulated market")
-        active = self._board.start(fault, asyncio.get_running_loop().time())
+        active = self._board.start(fault, monotonic())
         self._streams.begin(active)
         logger.info("exchange.fault_started", kind=fault.kind.value, symbol=fault.symbol, seconds=fault.seconds)
 
     def faults(self) -> list[dict[str, object]]:
         """Return the faults under way."""
-        return self._board.summary(asyncio.get_running_loop().time())
+        return self._board.summary(monotonic())
 
     def clear_faults(self) -> None:
         """End all faults."""
@@ -236,7 +237,7 @@ class SimulatedExchange:
 
     def _apply_clock_skew(self) -> None:
         if isinstance(self._source, SimulatedSource):
-            skew = self._board.first(FaultKind.CLOCK_SKEW, asyncio.get_running_loop().time())
+            skew = self._board.first(FaultKind.CLOCK_SKEW, monotonic())
             self._source.set_clock_skew(0 if skew is None else skew.fault.skew_ms * 1_000)
 
     def _happen(self, parts: Iterable[tuple[str, Trades]]) -> list[Tick]:

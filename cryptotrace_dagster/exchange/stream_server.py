@@ -12,9 +12,10 @@ import math
 import random
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from time import monotonic
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
@@ -131,19 +132,15 @@ class StreamServer:
         """Return the streams that at least one socket asked for."""
         return {stream for subscriber in self.subscribers for stream in subscriber.streams}
 
-    async def drained(self, below_bytes: int) -> None:
-        """Return once every reader has taken nearly everything."""
-        while any(
-            subscriber.buffered_bytes > below_bytes and subscriber.connection.protocol.state is State.OPEN
-            for subscriber in self.subscribers
-        ):
-            await asyncio.sleep(0.002)
+    def backlog_bytes(self) -> int:
+        """Return what the reader that is furthest behind has not taken yet."""
+        return max((subscriber.buffered_bytes for subscriber in self.subscribers), default=0)
 
     # --- sending
 
     def deliver(self, ticks: list[Tick]) -> None:
         """Send a batch in order of time, as the faults under way allow; call it also without ticks, every slice."""
-        now = _monotonic()
+        now = monotonic()
         self._enforce_lifetime(now)
         sent = self._distortion.apply(ticks, now)
         garbage = self._garbage(now)
@@ -263,8 +260,8 @@ class StreamServer:
         self.subscribers.pop(subscriber, None)
         await subscriber.connection.close(code, reason)
 
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -272,7 +269,7 @@ class StreamServer:
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Return None to upgrade, or the refusal."""
-        now = _monotonic()
+        now = monotonic()
         refuse = self._board.first(FaultKind.REFUSE, now)
         if refuse is not None:
             refuse.take()
@@ -300,7 +297,7 @@ class StreamServer:
             connection,
             is_combined=target.path.rstrip("/") == "/stream",
             unit=MICROSECOND if unit == "MICROSECOND" else MILLISECOND,
-            opened_at=_monotonic(),
+            opened_at=monotonic(),
             streams=dict.fromkeys(_streams_in(connection.request.path)),
         )
         if self._board.active(FaultKind.SILENCE_FROM_START, subscriber.opened_at):
@@ -317,7 +314,7 @@ class StreamServer:
     async def _answer_requests(self, subscriber: Subscriber) -> None:
         recent: deque[float] = deque(maxlen=MAX_MESSAGES_PER_SECOND)
         async for message in subscriber.connection:
-            now = _monotonic()
+            now = monotonic()
             if len(recent) == MAX_MESSAGES_PER_SECOND and now - recent[0] < 1:
                 await self._close(subscriber, CLOSE_POLICY, "Too many requests")
                 return
@@ -390,7 +387,3 @@ def _streams_in(target: str) -> list[str]:
 
 def _refusal(connection: ServerConnection, status: int, reason: str) -> Response:
     return connection.respond(HTTPStatus(status), f"{reason}\n")
-
-
-def _monotonic() -> float:
-    return asyncio.get_running_loop().time()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +35,24 @@ class Trades:
 
     def rows(self, start: int, end: int) -> Trades:
         """Return the rows [start, end) as views."""
-        return Trades(*(getattr(self, column.name)[start:end] for column in fields(self)))
+        return Trades(**{name: column[start:end] for name, column in self.columns().items()})
+
+    def columns(self) -> dict[str, Any]:
+        """Return the arrays by name."""
+        return {column.name: getattr(self, column.name) for column in fields(self)}
 
     @classmethod
     def empty(cls) -> Self:
         """Return no trades."""
-        return cls(*(np.empty(0, _dtype(column.name)) for column in fields(cls)))
+        return cls(**{column.name: np.empty(0, _dtype(column.name)) for column in fields(cls)})
 
     @classmethod
     def joined(cls, parts: Sequence[Trades]) -> Self:
         """Return the parts one after the other."""
         if not parts:
             return cls.empty()
-        return cls(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)))
+        names = [column.name for column in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 class TradeBook:
@@ -60,7 +65,7 @@ class TradeBook:
         self.last_time_us: int | None = None
         self.count = 0
         self._capacity = capacity
-        self._columns = {column.name: np.empty(0, _dtype(column.name)) for column in fields(Trades)}
+        self._columns = Trades.empty().columns()
         self._length = 0
 
     def append(self, trades: Trades) -> None:
@@ -111,5 +116,5 @@ class TradeBook:
         return self.all().rows(max(0, self._length - limit), self._length)
 
 
-def _dtype(column: str) -> type[np.bool_] | type[np.int64]:
+def _dtype(column: str) -> Any:
     return np.bool_ if column == _MAKER_COLUMN else np.int64
