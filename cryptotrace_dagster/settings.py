@@ -155,6 +155,7 @@ def export_defaults() -> None:
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
         "TICKS_TOPIC": settings.ticks_topic,
         "ALERTS_FILE": str(settings.alerts_file),
+        "DATA_DIR": str(settings.data_dir),
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

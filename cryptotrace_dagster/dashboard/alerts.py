@@ -1,0 +1,173 @@
+"""The Alerts page: what rang, why, and whether it arrived.
+
+Owns the list, its filters and the view of one alert. Stays out: the decision (domain/) and sending (notify/).
+"""
+
+import json
+from datetime import datetime, timedelta
+
+import polars as pl
+import streamlit as st
+
+from cryptotrace_dagster.dashboard import charts
+from cryptotrace_dagster.dashboard.parts import page, palette
+from cryptotrace_dagster.dashboard.source import (
+    REFRESH_SECONDS,
+    AlertFilter,
+    Source,
+    alert_by_id,
+    alert_list,
+    alert_rules,
+    chart_rows,
+    deliveries_of,
+    source,
+)
+from cryptotrace_dagster.domain.windows import floor
+from cryptotrace_dagster.looks import SEVERITIES, age_text, price_text
+from cryptotrace_dagster.queries import known_symbols, market_now
+
+_SPANS = {"1 hour": timedelta(hours=1), "1 day": timedelta(days=1), "7 days": timedelta(days=7), "all": timedelta(3650)}
+_OUTCOMES = {
+    "delivered": ":green-badge[:material/check: delivered]",
+    "retry": ":orange-badge[:material/refresh: being sent again]",
+    "unknown": ":orange-badge[:material/help: sent, answer lost]",
+    "given_up": ":red-badge[:material/close: not delivered]",
+    "skipped": ":gray-badge[:material/notifications_off: no channel set]",
+    None: ":orange-badge[:material/hourglass_top: waiting]",
+}
+
+
+@page
+def alerts(shared: Source) -> None:
+    """Show the alerts, or the one that the address names."""
+    chosen = st.query_params.get("alert")
+    if chosen:
+        _one_alert(shared, chosen)
+    else:
+        _filters(shared)
+        _list()
+
+
+def _filters(shared: Source) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.segmented_control("Time", list(_SPANS), default="1 day", required=True, key="span", bind="query-params")
+        for label, key, options in (
+            ("Symbol", "alert_symbol", known_symbols(shared.reader)),
+            ("Rule", "rule", alert_rules(shared.reader)),
+            ("Severity", "severity", list(SEVERITIES)),
+        ):
+            st.selectbox(label, options, index=None, placeholder="all", key=key, bind="query-params", width=170)
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _list() -> None:
+    reader = source().reader
+    state = st.session_state
+    since = floor(market_now(reader) - _SPANS[state["span"]], timedelta(minutes=1))
+    found = alert_list(reader, AlertFilter(since, state["alert_symbol"], state["rule"], state["severity"]))
+    if found.is_empty():
+        st.info(
+            "Nothing rang in this time. That is how most hours should look.", icon=":material/notifications_paused:"
+        )
+        return
+    for row in found.head(50).iter_rows(named=True):
+        _list_item(row)
+    if found.height > 50:
+        st.caption(f"The newest 50 of {found.height}; narrow the time or the filters to see the others.")
+
+
+def _list_item(row: dict[str, object]) -> None:
+    look = SEVERITIES[str(row["severity"])]
+    with st.container(border=True, gap="xxsmall"):
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            st.markdown(
+                f":{look.badge_color}-badge[{look.sign} {look.word}] **{_plain(row['title'])}**", width="content"
+            )
+            st.markdown(f"{_outcome(row)} :gray[{row['event_time']:%d %b %H:%M:%S}]", width="content")
+        st.markdown(_plain(row["message"]))
+        if st.button("Why?", key=f"open-{row['alert_id']}", type="tertiary", icon=":material/manage_search:"):
+            st.query_params["alert"] = str(row["alert_id"])
+            st.rerun()
+
+
+def _outcome(row: dict[str, object]) -> str:
+    if row["retracted_at"] is not None:
+        return ":gray-badge[:material/undo: retracted]"
+    return _OUTCOMES.get(row["outcome"], str(row["outcome"]))  # type: ignore[call-overload, no-any-return]
+
+
+def _plain(text: object) -> str:
+    """Return text that Markdown shows as it is."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#$~|:" else letter for letter in str(text))
+
+
+def _one_alert(shared: Source, alert_id: str) -> None:
+    if st.button("All alerts", type="tertiary", icon=":material/arrow_back:"):
+        del st.query_params["alert"]
+        st.rerun()
+    alert = alert_by_id(shared.reader, alert_id)
+    if alert is None:
+        st.warning("There is no alert with this address. It may be older than what this store keeps.")
+        return
+    look = SEVERITIES[str(alert["severity"])]
+    st.subheader(f"{look.sign} {_plain(alert['title'])}", anchor=False)
+    st.markdown(_plain(alert["message"]))
+    _facts(alert)
+    _moment(shared, alert)
+    left, right = st.columns(2)
+    with left:
+        st.markdown("**Evidence**")
+        st.dataframe(evidence_rows(str(alert["evidence"])), hide_index=True, alt="The numbers behind the alert")
+    with right:
+        st.markdown("**Deliveries**")
+        _deliveries(shared, alert_id)
+
+
+def _facts(alert: dict[str, object]) -> None:
+    delay = (alert["raised_at"] - alert["available_at"]).total_seconds()  # type: ignore[operator]
+    facts = {
+        "Time": f"{alert['event_time']:%Y-%m-%d %H:%M:%S} UTC",
+        "Symbol": alert["symbol"],
+        "Rule": alert["rule"],
+        "Severity": alert["severity"],
+        "Price": price_text(float(alert["price"])) if alert["price"] is not None else "-",  # type: ignore[arg-type]
+        "Decided after": age_text(delay),
+    }
+    with st.container(horizontal=True, gap="large"):
+        for name, value in facts.items():
+            st.markdown(f":gray[{name}]  \n{_plain(value)}", width="content")
+
+
+def _moment(shared: Source, alert: dict[str, object]) -> None:
+    interval = "1m" if alert["bar_interval"] in {"1s", "5s", "1m"} else str(alert["bar_interval"])
+    event_time: datetime = alert["event_time"]  # type: ignore[assignment]
+    until = min(market_now(shared.reader), event_time + timedelta(minutes=30))
+    rows = chart_rows(shared.reader, str(alert["symbol"]), interval, until, shown=90)
+    st.echarts_chart(
+        charts.market_chart(rows, interval, palette()),
+        height=420,
+        key="alert-chart",
+        alt=f"{alert['symbol']} around the alert of {event_time:%H:%M:%S} UTC",
+    )
+
+
+def evidence_rows(evidence: str) -> pl.DataFrame:
+    """Return the evidence as a table of name and value."""
+    parsed = json.loads(evidence)
+    items = parsed.items() if isinstance(parsed, dict) else [("evidence", parsed)]
+    rows = [
+        (str(name).replace("_", " "), value if isinstance(value, str) else json.dumps(value)) for name, value in items
+    ]
+    return pl.DataFrame(rows, schema={"What": pl.String, "Value": pl.String}, orient="row")
+
+
+def _deliveries(shared: Source, alert_id: str) -> None:
+    attempts = deliveries_of(shared.reader, alert_id)
+    if attempts.is_empty():
+        st.markdown(":orange-badge[:material/hourglass_top: waiting to be sent]")
+    for row in attempts.iter_rows(named=True):
+        answer = " ".join(str(part) for part in (row["status_code"], row["reason"]) if part is not None)
+        st.markdown(
+            f"{_OUTCOMES.get(row['outcome'], row['outcome'])} :gray[{row['attempted_at']:%H:%M:%S}, attempt {row['attempt']}, "
+            f"route {_plain(row['route'])}{': ' + _plain(answer) if answer else ''}]"
+        )
