@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ def exchange(
     trades_per_second: Annotated[float, typer.Option(min=0.01, max=5_000, help="Average over all symbols.")] = 100.0,
     script: Annotated[str, typer.Option(help="Events and faults: a TOML or JSON file, or `demo`.")] = "",
     history: Annotated[str, typer.Option(help="Trades made before the start, for REST and dumps: 30m, 6h.")] = "0s",
+    replay: Annotated[list[Path] | None, typer.Option(help="Play recorded messages or aggTrade dumps.")] = None,
+    speed: Annotated[str, typer.Option(help="Of a replay: 1, 10, or `max` (as fast as the reader takes it).")] = "1",
 ) -> None:
     """Simulate the exchange on loopback: streams, REST, dumps, events and faults, from a seed or a recording."""
     from cryptotrace_dagster.exchange.simulated import ExchangeConfig, SimulatedExchange
@@ -36,6 +39,8 @@ def exchange(
         stream_port=port,
         rest_port=rest_port,
         history_seconds=_seconds(history),
+        replay=tuple(replay or ()),
+        speed=_speed(speed),
     )
 
     async def serve() -> None:
@@ -65,6 +70,17 @@ def receiver(
             await _stop_signal()
 
     asyncio.run(serve())
+
+
+def _speed(text: str) -> float:
+    """Return the factor; infinity for `max`."""
+    try:
+        speed = math.inf if text == "max" else float(text)
+    except ValueError:
+        speed = math.nan
+    if not speed > 0:
+        raise typer.BadParameter(f"{text!r} is no speed: write a number above 0, or max")
+    return speed
 
 
 def _seconds(text: str) -> float:

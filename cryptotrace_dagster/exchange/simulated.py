@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -23,6 +24,7 @@ from cryptotrace_dagster.exchange.control import control_routes
 from cryptotrace_dagster.exchange.events import MarketEvent
 from cryptotrace_dagster.exchange.faults import Fault, FaultBoard, FaultKind, TickDistortion
 from cryptotrace_dagster.exchange.market import SymbolProfile, profile_of
+from cryptotrace_dagster.exchange.replay import ReplaySource, load_recordings
 from cryptotrace_dagster.exchange.rest import WEIGHT_A_MINUTE, ExchangeView, RestApi
 from cryptotrace_dagster.exchange.script import Schedule, load_script
 from cryptotrace_dagster.exchange.source import SimulatedSource, TradeSource
@@ -34,6 +36,9 @@ from cryptotrace_dagster.loopback import bind, port_of, serving
 logger = structlog.get_logger(__name__)
 
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "BNBUSDT", "XRPUSDT")
+READER_GRACE_SECONDS = 5.0
+UNPACED_SLICE_SECONDS = 0.001
+UNPACED_BACKLOG_BYTES = 256 * 1024
 SLICE_SECONDS = 0.025  # trades leave in bundles of this length; shorter costs more processor than it shows
 
 
@@ -58,6 +63,9 @@ class ExchangeConfig:
     subscriber_buffer_bytes: int = 16 * 1024 * 1024  # a reader further behind than this is dropped
     kept_trades_per_symbol: int = 4_000_000
     weight_per_minute: int = WEIGHT_A_MINUTE
+    replay: tuple[Path, ...] = ()  # recordings to play in place of the simulated market
+    speed: float = 1.0  # of a replay; infinity: as fast as the reader takes it
+    waits_for_reader: bool = True  # a replay starts when all its symbols are subscribed
 
 
 class SimulatedExchange:
@@ -67,21 +75,12 @@ class SimulatedExchange:
         """Prepare; nothing is bound or made before the `async with`.
 
         Raises:
-            UserError: the script or a symbol is wrong.
+            UserError: the script, a symbol or a recording is wrong.
         """
         self.config = config or ExchangeConfig()
-        start = self.config.start or utc_now()
-        profiles = [profile_of(symbol) for symbol in self.config.symbols]
-        if not profiles or self.config.trades_per_second <= 0:
-            raise ExchangeError("The exchange needs at least one symbol and a rate above 0 trades a second.")
-        self._source: TradeSource = SimulatedSource(
-            profiles,
-            trades_per_second=self.config.trades_per_second,
-            seed=self.config.seed,
-            start_us=(start - EPOCH) // (EPOCH.resolution),
-            history_seconds=self.config.history_seconds,
-        )
-        self._schedule = Schedule(load_script(self.config.script, self.config.symbols))
+        self._made_at = monotonic()  # the moment of `start` when that is now
+        self._source, profiles = _source_of(self.config)
+        self._schedule = Schedule(load_script(self.config.script, [profile.symbol for profile in profiles]))
         self._books = {
             profile.symbol: TradeBook(profile.symbol, self.config.kept_trades_per_symbol) for profile in profiles
         }
@@ -99,7 +98,8 @@ class SimulatedExchange:
             ExchangeView(self._books, _by_symbol(profiles), self.now_us), self._board, self.config.weight_per_minute
         )
         self._first_live: dict[str, int] = {}
-        self._started_at = 0.0
+        self._started_at: float | None = None
+        self._first_reader_at: float | None = None
         self._is_trading = True
         self._is_closing = False
         self._work: asyncio.Task[None] | None = None
@@ -116,7 +116,8 @@ class SimulatedExchange:
         self.rest_url = f"http://{self.config.host}:{port_of(rest_listener)}"
         self.dump_url = f"{self.rest_url}/dumps"
         self._make_history()
-        self._started_at = monotonic()
+        if not (isinstance(self._source, ReplaySource) and self.config.waits_for_reader):
+            self._started_at = self._made_at if self.config.start is None else monotonic()
         self._web = serving(Starlette(routes=[*self._rest.routes(), *control_routes(self)]), rest_listener)
         await self._web.__aenter__()
         await self._streams.start(stream_listener)
@@ -137,8 +138,8 @@ class SimulatedExchange:
 
     @property
     def elapsed(self) -> float:
-        """Return the seconds since the start."""
-        return monotonic() - self._started_at
+        """Return the seconds since trading began."""
+        return 0.0 if self._started_at is None else monotonic() - self._started_at
 
     def now_us(self) -> int:
         """Return the exchange's clock in microseconds since the epoch."""
@@ -228,12 +229,33 @@ class SimulatedExchange:
     async def _run(self) -> None:
         """Let things happen until the end; faults and held-back frames go on after trading was stopped."""
         while not self._is_closing:
-            elapsed = self.elapsed
-            for step in self._schedule.due(elapsed):
-                self.start_event(step) if isinstance(step, MarketEvent) else self.start_fault(step)
-            self._apply_clock_skew()
-            self._streams.deliver(self._happen(self._source.due(elapsed)) if self._is_trading else [])
-            await asyncio.sleep(SLICE_SECONDS)
+            if self._started_at is None and self._has_readers():
+                self._started_at = monotonic()
+            is_running = self._started_at is not None
+            if is_running:
+                for step in self._schedule.due(self.elapsed):
+                    self.start_event(step) if isinstance(step, MarketEvent) else self.start_fault(step)
+                self._apply_clock_skew()
+            is_due = is_running and self._is_trading and not self._is_held_up()
+            self._streams.deliver(self._happen(self._source.due(self.elapsed)) if is_due else [])
+            await asyncio.sleep(UNPACED_SLICE_SECONDS if self._is_unpaced else SLICE_SECONDS)
+
+    @property
+    def _is_unpaced(self) -> bool:
+        return isinstance(self._source, ReplaySource) and self._source.is_unpaced and not self._source.is_finished
+
+    def _is_held_up(self) -> bool:
+        """Return whether an unpaced replay has to let its readers catch up."""
+        return self._is_unpaced and self._streams.backlog_bytes() > UNPACED_BACKLOG_BYTES
+
+    def _has_readers(self) -> bool:
+        """Return whether someone listens to every symbol, or to some and has had time to add the others."""
+        streams = self._streams.subscribed()
+        heard = {stream.partition("@")[0].upper() for stream in streams}
+        if streams and self._first_reader_at is None:
+            self._first_reader_at = monotonic()
+        is_late = self._first_reader_at is not None and monotonic() - self._first_reader_at > READER_GRACE_SECONDS
+        return heard >= set(self._books) or (is_late and bool(streams))
 
     def _apply_clock_skew(self) -> None:
         if isinstance(self._source, SimulatedSource):
@@ -250,6 +272,25 @@ class SimulatedExchange:
                 ticks.extend(ticks_of(symbol, trades))
         ticks.sort(key=lambda tick: tick.time_us)  # stable: ids of one symbol keep their order
         return ticks
+
+
+def _source_of(config: ExchangeConfig) -> tuple[TradeSource, list[SymbolProfile]]:
+    if config.replay:
+        if config.speed <= 0:
+            raise ExchangeError(f"A replay at speed {config.speed:g} never ends: give a speed above 0, or `max`.")
+        replay = ReplaySource(load_recordings(config.replay), speed=config.speed)
+        return replay, replay.profiles()
+    profiles = [profile_of(symbol) for symbol in config.symbols]
+    if not profiles or config.trades_per_second <= 0:
+        raise ExchangeError("The exchange needs at least one symbol and a rate above 0 trades a second.")
+    source = SimulatedSource(
+        profiles,
+        trades_per_second=config.trades_per_second,
+        seed=config.seed,
+        start_us=((config.start or utc_now()) - EPOCH) // EPOCH.resolution,
+        history_seconds=config.history_seconds,
+    )
+    return source, profiles
 
 
 def _by_symbol(profiles: Iterable[SymbolProfile]) -> dict[str, SymbolProfile]:
