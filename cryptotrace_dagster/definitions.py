@@ -26,7 +26,7 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
             bootstrap_servers=dg.EnvVar("KAFKA_BOOTSTRAP_SERVERS"), ticks_topic=dg.EnvVar("TICKS_TOPIC")
         ),
         "discord": Discord(),
-        "alert_rules": AlertRules(path=dg.EnvVar("ALERTS_FILE")),
+        "alert_rules": AlertRules(path=dg.EnvVar("ALERTS_FILE"), data_dir=dg.EnvVar("DATA_DIR")),
     }
     return dg.Definitions(
         assets=[

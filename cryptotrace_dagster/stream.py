@@ -65,6 +65,7 @@ class AggTrade(msgspec.Struct):
     t: int | None = None  # trade id of a single `trade`
 
 
+_NOT_A_NUMBER = (pl.exceptions.PolarsError, OverflowError)  # a price, quantity or id that its column cannot hold
 _WIRE_SCHEMA = pl.Schema(
     {
         "s": pl.String(),
@@ -265,20 +266,29 @@ def _decode_all(values: list[bytes], received_ms: list[int]) -> pl.DataFrame | N
 
 def decode_ticks(values: list[bytes], received_ms: list[int]) -> tuple[pl.DataFrame, dict[int, str]]:
     """Return the readable values as `raw_ticks` rows, and for each of the others its index and the reason."""
-    rows: list[tuple[object, ...]] = []
-    received: list[int] = []
+    rows: dict[int, tuple[object, ...]] = {}
     reasons: dict[int, str] = {}
     decoder = msgspec.json.Decoder(AggTrade)
     for index, value in enumerate(values):
         try:
-            row = _wire_row(decoder.decode(value))
-            _as_ticks(pl.DataFrame([row], schema=_WIRE_SCHEMA, orient="row"), [received_ms[index]])
-        except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, pl.exceptions.PolarsError, OverflowError) as error:
+            rows[index] = _wire_row(decoder.decode(value))
+        except (msgspec.MsgspecError, ValueError) as error:  # the latter includes text that is not UTF-8
             reasons[index] = f"{type(error).__name__}: {error}"
-        else:
-            rows.append(row)
-            received.append(received_ms[index])
-    return _as_ticks(pl.DataFrame(rows, schema=_WIRE_SCHEMA, orient="row"), received), reasons
+    try:
+        return _rows_as_ticks(rows, received_ms), reasons
+    except _NOT_A_NUMBER:
+        for index, row in list(rows.items()):
+            try:
+                _rows_as_ticks({index: row}, received_ms)
+            except _NOT_A_NUMBER as error:
+                reasons[index] = f"{type(error).__name__}: {error}"
+                del rows[index]
+    return _rows_as_ticks(rows, received_ms), reasons
+
+
+def _rows_as_ticks(rows: Mapping[int, tuple[object, ...]], received_ms: list[int]) -> pl.DataFrame:
+    wire = pl.DataFrame(list(rows.values()), schema=_WIRE_SCHEMA, orient="row")
+    return _as_ticks(wire, [received_ms[index] for index in rows])
 
 
 def _wire_row(trade: AggTrade) -> tuple[object, ...]:

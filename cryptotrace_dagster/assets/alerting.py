@@ -16,7 +16,8 @@ from cryptotrace_dagster.assets.common import (
 )
 from cryptotrace_dagster.assets.detection import anomaly_scores
 from cryptotrace_dagster.domain.windows import EPOCH, utc_now
-from cryptotrace_dagster.pipeline.alerts import deliver_alerts, refresh_alerts
+from cryptotrace_dagster.pipeline.alerts import refresh_alerts
+from cryptotrace_dagster.pipeline.delivery import deliver_alerts
 from cryptotrace_dagster.pipeline.dirty import clear_dirty, market_watermark
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.resources.discord import Discord
@@ -38,7 +39,7 @@ from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERTS
 )
 def alerts(
     context: dg.AssetExecutionContext, warehouse: WarehouseResource, alert_rules: AlertRules
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     store, window = warehouse.open(), partition_window(context)
     watermark = market_watermark(store)
     if watermark is None:
@@ -60,8 +61,10 @@ def alerts(
     metadata=table_metadata(ALERT_DELIVERIES),
     description=ALERT_DELIVERIES.description,
 )
-def alert_deliveries(warehouse: WarehouseResource, discord: Discord) -> dg.MaterializeResult:
-    delivery = deliver_alerts(warehouse.open(), discord.messenger(), utc_now())
+def alert_deliveries(
+    warehouse: WarehouseResource, discord: Discord, alert_rules: AlertRules
+) -> dg.MaterializeResult[None]:
+    delivery = deliver_alerts(warehouse.open(), discord.messenger(), utc_now(), alert_rules.source().current())
     return dg.MaterializeResult(metadata=report_metadata(delivery.as_stage_report()))
 
 

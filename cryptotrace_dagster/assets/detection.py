@@ -30,7 +30,7 @@ from cryptotrace_dagster.tables import ANOMALY_SCORES, FEATURES
     metadata=table_metadata(FEATURES),
     description=FEATURES.description,
 )
-def features(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult:
+def features(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
     report = Detection(warehouse.open()).refresh_features(partition_window(context))
     return dg.MaterializeResult(metadata=report_metadata(report))
 
@@ -46,7 +46,7 @@ def features(context: dg.AssetExecutionContext, warehouse: WarehouseResource) ->
     metadata=table_metadata(ANOMALY_SCORES),
     description=ANOMALY_SCORES.description,
 )
-def anomaly_scores(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult:
+def anomaly_scores(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
     store, window = warehouse.open(), partition_window(context)
     watermark = market_watermark(store)
     if watermark is None:

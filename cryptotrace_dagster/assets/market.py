@@ -47,7 +47,7 @@ kafka_ticks = dg.AssetSpec(
     description=RAW_TICKS.description + " Drains Kafka from the stored offsets to the topic's end; ticks and offsets "
     "are committed together.",
 )
-def raw_ticks(warehouse: WarehouseResource, kafka: KafkaResource) -> dg.MaterializeResult:
+def raw_ticks(warehouse: WarehouseResource, kafka: KafkaResource) -> dg.MaterializeResult[None]:
     total = StoreReport()
     store = warehouse.open()
     with kafka.ticks() as stream:
@@ -89,5 +89,5 @@ def raw_ticks(warehouse: WarehouseResource, kafka: KafkaResource) -> dg.Material
     },
     description=OHLC_BARS.description + " Intervals 1s, 1m, 5m, 15m, 1h, 1d; longer bars are the sum of shorter ones.",
 )
-def ohlc_bars(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult:
+def ohlc_bars(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
     return dg.MaterializeResult(metadata=report_metadata(refresh_bars(warehouse.open(), partition_window(context))))

@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 
 from cryptotrace_dagster.domain.windows import Window, merged, utc_now
 from cryptotrace_dagster.notify.messenger import Messenger
-from cryptotrace_dagster.pipeline.alerts import RuleSource, deliver_alerts, refresh_alerts
+from cryptotrace_dagster.pipeline.alerts import refresh_alerts
 from cryptotrace_dagster.pipeline.bars import refresh_bars
+from cryptotrace_dagster.pipeline.delivery import deliver_alerts
 from cryptotrace_dagster.pipeline.detection import Detection
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, clear_dirty, market_watermark, pending_dirty
 from cryptotrace_dagster.pipeline.ingest import BATCH_MESSAGES, StoreReport, plan_from, store_batch
 from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.pipeline.rule_source import RuleSource
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.stream import TickStream
 
@@ -72,6 +74,7 @@ class MarketFollower:
         return time.monotonic() - self._last_batch_at
 
     def _refresh(self, dirty: list[Window], now: datetime) -> list[StageReport]:
+        rules = self._rules.current()
         before, watermark = self._watermark, self._advanced_watermark(dirty)
         if watermark is None:
             return []
@@ -82,11 +85,11 @@ class MarketFollower:
         for window in merged([*recent, *newly_closed]):
             reports.append(self._detection.refresh_features(window))
             reports.append(self._detection.refresh_scores(window, watermark))
-            reports.append(refresh_alerts(self._warehouse, self._rules.current(), window, watermark, now))
+            reports.append(refresh_alerts(self._warehouse, rules, window, watermark, now))
         self._watermark = watermark
         if recent:
             self._done = (reach, now)
-        delivery = deliver_alerts(self._warehouse, self._messenger, now)
+        delivery = deliver_alerts(self._warehouse, self._messenger, now, rules)
         return [*reports, delivery.as_stage_report()]
 
     def _advanced_watermark(self, dirty: list[Window]) -> datetime | None:

@@ -5,7 +5,7 @@ import dagster as dg
 from cryptotrace_dagster.stream import TickStream
 
 
-class KafkaResource(dg.ConfigurableResource):
+class KafkaResource(dg.ConfigurableResource[None]):
     """The ticks topic."""
 
     bootstrap_servers: str

@@ -5,7 +5,7 @@ import dagster as dg
 from cryptotrace_dagster.storage import Warehouse
 
 
-class WarehouseResource(dg.ConfigurableResource):
+class WarehouseResource(dg.ConfigurableResource[None]):
     """Where the tables live. Holds no connection: an open one would keep every other process out."""
 
     url: str
