@@ -319,9 +319,9 @@ ALERT_DELIVERIES = Table(
     columns=(
         Column("alert_id", T.TEXT, "The alert."),
         Column("route", T.TEXT, "Where to: the name of the route in alerts.toml, `default` without one."),
-        Column("attempt", T.INTEGER, "Number of the attempt for this alert and route, from 1."),
+        Column("attempt", T.INTEGER, "Number of the attempt for this alert and route, from 1; 0 while it is held."),
         Column(
-            "outcome", T.TEXT, "delivered, retry, unknown (sent, answer lost), given_up or skipped (no channel set)."
+            "outcome", T.TEXT, "delivered, retry, unknown (perhaps sent, no answer), held (quiet hours, digest), given_up, or skipped (`reason`)."
         ),
         Column("attempted_at", T.INSTANT, "When it was sent, UTC."),
         Column("retry_at", T.INSTANT, "Not before this; null when final.", nullable=True),
@@ -346,24 +346,13 @@ DIRTY_WINDOWS = Table(
     time_column="window_start",
 )
 
-ALERT_RULE_BOOKS = Table(
-    name="alert_rule_books",
-    description="Every valid content that alerts.toml has had. While the file is wrong, the newest one stays in force.",
-    columns=(
-        Column("content_hash", T.TEXT, "SHA-256 of the content."),
-        Column("content", T.TEXT, "The file, as it was."),
-        Column("loaded_at", T.INSTANT, "When it was first used, UTC."),
-    ),
-    key=("content_hash", "loaded_at"),
-    time_column="loaded_at",
-)
-
 ALERT_RULE_VERSIONS = Table(
     name="alert_rule_versions",
     description="From when on (market time) each definition of a rule has been in force: what happened before is not told.",
     columns=(
         Column("rule", T.TEXT, "Name of the alert rule."),
         Column("fingerprint", T.TEXT, "Hash of what decides whether it rings."),
+        Column("definition", T.TEXT, "The rule as a JSON object."),
         Column("in_force_from", T.INSTANT, "Watermark when it was first evaluated, UTC."),
         Column("recorded_at", T.INSTANT, "When that was, by this machine's clock, UTC."),
     ),
@@ -391,7 +380,6 @@ ALL_TABLES: tuple[Table, ...] = (
     ANOMALY_SCORES,
     ALERTS,
     ALERT_DELIVERIES,
-    ALERT_RULE_BOOKS,
     ALERT_RULE_VERSIONS,
     INGESTED_OFFSETS,
     TRADE_ID_RANGES,

@@ -1,0 +1,212 @@
+"""Where a rule's condition holds: the measure of each rule on each closed bar, as frames.
+
+Owns what a rule measures (per cent, multiple, rarity) and at which bars it rings or returns. Everything is vectorised,
+so that a second of fifty symbols and a whole day are the same call. Stays out: when someone is told (conversations.py).
+"""
+
+import re
+from datetime import timedelta
+
+import polars as pl
+
+from cryptotrace_dagster.domain.rules import AnomalyRule, MoveRule, PriceRule, Rule, RuleBook, VolumeRule
+from cryptotrace_dagster.tables import ANOMALY_SCORES, OHLC_BARS
+
+FAST_INTERVAL = "1s"
+PRICE_AGE = timedelta(minutes=2)  # a score's price is the last trade's, unless that is older
+MEASURE_DECIMALS = 4  # a rolling sum differs in its last bits with where it started; an alert must not
+
+SIGNAL_SCHEMA = pl.Schema(
+    {
+        "rule": pl.String(),
+        "symbol": pl.String(),
+        "bar_interval": pl.String(),
+        "bar_start": pl.Datetime("us"),
+        "decided_at": pl.Datetime("us"),  # the end of the bar: from here on the market knows
+        "event_time": pl.Datetime("us"),
+        "price": pl.Decimal(20, 8),
+        "is_ringing": pl.Boolean(),  # false: the price came back
+        "measure": pl.Float64(),
+        "price_before": pl.Float64(),
+        "detector": pl.String(),
+        "times_a_day": pl.Float64(),
+        "explanation": pl.String(),
+    }
+)
+_OWN_COLUMNS = ("is_ringing", "measure", "price_before", "detector", "times_a_day", "explanation")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def find_signals(book: RuleBook, bars: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """Return every bar at which a rule rings or returns, in the order in which a live watcher would have known.
+
+    `bars` are `ohlc_bars` rows of one second, `scores` are `anomaly_scores` rows, both with the lookback of the rules
+    before the first bar that matters; closed bars only. The measures depend on nothing outside their lookback.
+    """
+    fast = _prepared(bars)
+    frames = [_signals_of(rule, fast, scores) for rule in book.rules]
+    found = pl.concat([frame for frame in frames if frame.height] or [pl.DataFrame(schema=SIGNAL_SCHEMA)])
+    order = pl.DataFrame(
+        {"rule": [rule.name for rule in book.rules], "severity_rank": [-int(rule.severity) for rule in book.rules]},
+        schema={"rule": pl.String, "severity_rank": pl.Int64},
+    )
+    keys = ("decided_at", "symbol", "severity_rank", "rule", "bar_interval", "bar_start", "detector")
+    return found.join(order, on="rule").sort(keys, nulls_last=True).select(SIGNAL_SCHEMA.names())
+
+
+def interval_length(bar_interval: str) -> timedelta:
+    """Return the length of a bar interval such as 5s, 15m or 1d."""
+    return timedelta(seconds=int(bar_interval[:-1]) * _SECONDS[bar_interval[-1]])
+
+
+def _prepared(bars: pl.DataFrame) -> pl.DataFrame:
+    numbers = ("open", "high", "low", "close", "quote_volume")
+    return (
+        bars.filter(pl.col("bar_interval") == FAST_INTERVAL)
+        .sort("symbol", "bar_start")
+        .with_columns(price=pl.col("close").cast(OHLC_BARS.polars_schema["close"]))
+        .with_columns(pl.col(name).cast(pl.Float64) for name in numbers)
+        .with_columns(
+            previous_close=pl.col("close").shift(1).over("symbol"),
+            previous_start=pl.col("bar_start").shift(1).over("symbol"),
+        )
+    )
+
+
+def _signals_of(rule: Rule, bars: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    match rule:
+        case AnomalyRule():
+            return _anomaly_signals(rule, bars, scores)
+        case PriceRule():
+            return _as_signals(rule, price_status(rule, _watched(rule, bars)))
+        case MoveRule():
+            return _as_signals(rule, moves(rule, _watched(rule, bars)).filter("is_ringing"))
+        case VolumeRule():
+            return _as_signals(rule, volume_multiples(rule, _watched(rule, bars)).filter("is_ringing"))
+        case _:
+            return pl.DataFrame(schema=SIGNAL_SCHEMA)
+
+
+def price_status(rule: PriceRule, bars: pl.DataFrame) -> pl.DataFrame:
+    """Return the bars at which the price reaches the level, or first comes back beyond the hysteresis."""
+    margin = rule.hysteresis_percent / 100
+    if rule.above is not None:
+        is_ringing, is_back = pl.col("high") >= rule.level, pl.col("high") < rule.level * (1 - margin)
+    else:
+        is_ringing, is_back = pl.col("low") <= rule.level, pl.col("low") > rule.level * (1 + margin)
+    return (
+        bars.with_columns(is_ringing=pl.when(is_ringing).then(True).when(is_back).then(False))
+        .drop_nulls("is_ringing")
+        .filter(pl.col("is_ringing").ne_missing(pl.col("is_ringing").shift(1).over("symbol")))
+        .with_columns(measure=pl.col("high" if rule.above is not None else "low"), price_before="previous_close")
+    )
+
+
+def moves(rule: MoveRule, bars: pl.DataFrame) -> pl.DataFrame:
+    """Return every bar with `measure`: the per cent from the window's lowest (or highest) price to the close.
+
+    A price stays in force until the next trade, so the last trade before the window counts as its first price when it
+    is not older than the window is long. A window without history is short, not empty: a pump is seen from cold start.
+    """
+    span = rule.within
+    earlier = pl.when(pl.col("bar_start") - pl.col("previous_start") <= span).then("previous_close")
+    lowest = pl.min_horizontal("low", earlier).rolling_min_by("bar_start", span).over("symbol")
+    highest = pl.max_horizontal("high", earlier).rolling_max_by("bar_start", span).over("symbol")
+    rise, fall = (pl.col("close") / pl.col("lowest") - 1) * 100, (pl.col("close") / pl.col("highest") - 1) * 100
+    is_up = {"up": pl.lit(True), "down": pl.lit(False), "either": rise >= -fall}[rule.direction]
+    return (
+        bars.with_columns(lowest=lowest, highest=highest)
+        .with_columns(
+            measure=pl.when(is_up).then(rise).otherwise(fall).round(MEASURE_DECIMALS),
+            price_before=pl.when(is_up).then("lowest").otherwise("highest"),
+        )
+        .with_columns(is_ringing=pl.col("measure").abs() >= rule.at_least_percent)
+    )
+
+
+def volume_multiples(rule: VolumeRule, bars: pl.DataFrame) -> pl.DataFrame:
+    """Return every bar with `measure`: what the window traded over what such a window traded on average before.
+
+    Null (and silent) until at least half of the time it is compared with has been seen.
+    """
+    recent = pl.col("quote_volume").rolling_sum_by("bar_start", rule.within).over("symbol")
+    whole = pl.col("quote_volume").rolling_sum_by("bar_start", rule.lookback).over("symbol")
+    first_seen = pl.col("bar_start").rolling_min_by("bar_start", rule.lookback).over("symbol")
+    is_warm = pl.col("bar_start") - first_seen >= rule.within + rule.compared_with / 2
+    share = rule.within / rule.compared_with
+    return (
+        bars.with_columns(recent=recent, usual=(whole - recent) * share, is_warm=is_warm)
+        .with_columns(
+            measure=pl.when(pl.col("is_warm") & (pl.col("usual") > 0))
+            .then(pl.col("recent") / pl.col("usual"))
+            .round(MEASURE_DECIMALS),
+            price_before="previous_close",
+        )
+        .with_columns(
+            is_ringing=(pl.col("measure") >= rule.at_least_times).fill_null(False)
+            & (pl.col("recent") >= rule.minimum_quote_volume)
+        )
+    )
+
+
+def _anomaly_signals(rule: AnomalyRule, bars: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    ringing = _watched(rule, scores.filter(pl.col("times_a_day") <= rule.at_most_a_day)).filter(
+        pl.col("detector").str.contains(_pattern(rule.detector))
+    )
+    if rule.bar_interval is not None:
+        ringing = ringing.filter(pl.col("bar_interval") == rule.bar_interval)
+    if ringing.is_empty():
+        return pl.DataFrame(schema=SIGNAL_SCHEMA)
+    lengths = {name: interval_length(name) for name in ringing["bar_interval"].unique()}
+    length = pl.col("bar_interval").replace_strict(lengths, return_dtype=pl.Duration("us"))
+    latest = bars.select("symbol", "price", "last_trade_time", "previous_close", at="bar_end").sort("at")
+    with_price = (
+        ringing.select(ANOMALY_SCORES.column_names)
+        .with_columns(decided_at=pl.col("bar_start") + length)
+        .sort("decided_at")
+        .join_asof(
+            latest, left_on="decided_at", right_on="at", by="symbol", tolerance=PRICE_AGE, check_sortedness=False
+        )
+    )
+    return with_price.select(
+        pl.lit(rule.name).alias("rule"),
+        "symbol",
+        "bar_interval",
+        "bar_start",
+        "decided_at",
+        # Market-wide scores belong to no symbol that trades; they rest on the whole bar.
+        pl.coalesce("last_trade_time", "decided_at").alias("event_time"),
+        "price",
+        pl.lit(True).alias("is_ringing"),
+        pl.col("score").round(MEASURE_DECIMALS).alias("measure"),
+        pl.col("previous_close").alias("price_before"),
+        "detector",
+        "times_a_day",
+        "explanation",
+    ).cast(SIGNAL_SCHEMA)
+
+
+def _watched(rule: Rule, frame: pl.DataFrame) -> pl.DataFrame:
+    if "*" in rule.symbols:
+        return frame
+    pattern = "|".join(_pattern(symbol.upper()) for symbol in rule.symbols)
+    return frame.filter(pl.col("symbol").str.contains(pattern))
+
+
+def _pattern(glob: str) -> str:
+    """Return a shell pattern (`*` and `?`) as a regular expression that polars understands."""
+    return f"^{re.escape(glob).replace(re.escape('*'), '.*').replace(re.escape('?'), '.')}$"
+
+
+def _as_signals(rule: Rule, measured: pl.DataFrame) -> pl.DataFrame:
+    absent = [name for name in _OWN_COLUMNS if name not in measured.columns]
+    return (
+        measured.with_columns(
+            rule=pl.lit(rule.name),
+            decided_at="bar_end",
+            event_time="last_trade_time",
+            **{name: pl.lit(None) for name in absent},
+        )
+        .select(SIGNAL_SCHEMA.names())
+        .cast(SIGNAL_SCHEMA)
+    )

@@ -1,0 +1,166 @@
+"""The words of an alert: one line that says what happened, and how unusual it is in plain words.
+
+Owns titles, messages and the user's templates. Stays out: colours, links and pictures (notify/).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from cryptotrace_dagster.domain.conversations import Decision
+from cryptotrace_dagster.domain.rules import (
+    AnomalyRule,
+    DataRule,
+    MoveRule,
+    PriceRule,
+    RecordRule,
+    Rule,
+    VolumeRule,
+)
+
+MINUTES_A_DAY = 1440
+DAYS_A_YEAR = 365
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What trading was like at an alert and just before: the same window now, and on average before it."""
+
+    price: float | None = None
+    price_before: float | None = None
+    volume: float | None = None
+    usual_volume: float | None = None
+    trades: int | None = None
+    times_a_day: float | None = None
+
+    @property
+    def change_percent(self) -> float | None:
+        """Return the change of the price in per cent."""
+        if self.price is None or not self.price_before:
+            return None
+        return (self.price / self.price_before - 1) * 100
+
+
+def title_of(rule: Rule, decision: Decision) -> str:
+    """Return one line that says what happened, without markup."""
+    signal, symbol = decision.signal, decision.signal.symbol
+    if decision.phase == "end":
+        return f"{symbol}: {_ended_words(rule)}"
+    happened = _happened(rule, decision)
+    still = " (worsening)" if decision.phase == "worsening" else ""
+    return f"{signal.symbol} {happened}{still}"
+
+
+def message_of(rule: Rule, decision: Decision, around: Surroundings) -> str:
+    """Return what happened and how unusual it is, in plain words or in the user's own template."""
+    if rule.message is not None and decision.phase != "end":
+        return rule.message.format_map(placeholders(rule, decision, around))
+    sentences = [] if decision.phase == "end" else [f"{title_of(rule, decision)}."]
+    if around.price is not None and around.price_before is not None:
+        sentences.append(f"Price {number(around.price)}, before {number(around.price_before)}.")
+    if around.volume is not None and around.usual_volume:
+        multiple = around.volume / around.usual_volume
+        sentences.append(f"In the last minute {number(multiple)} times the usual volume was traded.")
+    if around.times_a_day is not None and decision.phase != "end":
+        sentences.append(f"Something like this comes {how_often(around.times_a_day)} on {decision.signal.symbol}.")
+    return " ".join(sentences) or f"{title_of(rule, decision)}."
+
+
+def placeholders(rule: Rule, decision: Decision, around: Surroundings) -> Mapping[str, str]:
+    """Return the values of `rules.PLACEHOLDERS` for a template."""
+    return {
+        "symbol": decision.signal.symbol,
+        "rule": rule.name,
+        "severity": decision.severity.name,
+        "price": number(around.price),
+        "price_before": number(around.price_before),
+        "change_percent": number(around.change_percent),
+        "measure": number(decision.signal.measure),
+        "limit": number(limit_of(rule)),
+        "volume": number(around.volume),
+        "volume_before": number(around.usual_volume),
+        "how_often": "unknown" if around.times_a_day is None else how_often(around.times_a_day),
+        "what": title_of(rule, decision),
+    }
+
+
+def how_often(times_a_day: float) -> str:
+    """Return a rate in plain words, from `several times an hour` to `about once in 40 days`."""
+    if times_a_day >= 48:
+        return "several times an hour"
+    if times_a_day >= 1.5:
+        return f"about {times_a_day:.0f} times a day"
+    if times_a_day > 0.67:
+        return "about once a day"
+    days = 1 / times_a_day if times_a_day > 0 else math.inf
+    if days >= 2 * DAYS_A_YEAR:
+        return "less than once in two years"
+    return f"about once in {days:.0f} days"
+
+
+def limit_of(rule: Rule) -> float | None:
+    """Return the number that the measure had to reach."""
+    match rule:
+        case PriceRule():
+            return rule.level
+        case MoveRule():
+            return rule.at_least_percent
+        case VolumeRule():
+            return rule.at_least_times
+        case AnomalyRule():
+            return rule.at_most_a_day
+        case RecordRule():
+            return float(rule.days)
+        case DataRule():
+            return rule.after.total_seconds()
+
+
+def duration(span: timedelta) -> str:
+    """Return a duration in whole words: 60 s, 5 min, 2 h, 3 days."""
+    seconds = int(span.total_seconds())
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds % size == 0 and seconds > size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def number(value: float | None) -> str:
+    """Return a number with about five significant digits and no exponent; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    places = max(0, 4 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{min(places, 8)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _happened(rule: Rule, decision: Decision) -> str:
+    measure = decision.signal.measure or 0.0
+    match rule:
+        case PriceRule():
+            words = f"is {'above' if rule.above is not None else 'below'} {number(rule.level)}"
+        case MoveRule():
+            words = f"{'rose' if measure > 0 else 'fell'} {abs(measure):.1f} % within {duration(rule.within)}"
+        case VolumeRule():
+            words = f"traded {measure:.0f} times its usual volume within {duration(rule.within)}"
+        case AnomalyRule():
+            words = f"is behaving unusually ({(decision.signal.detector or rule.detector).replace('_', ' ')})"
+        case RecordRule():
+            words = f"is at its {'highest' if measure > 0 else 'lowest'} in {rule.days} days"
+        case DataRule(trouble="silence"):
+            words = f"has not traded for {duration(rule.after)} while the market went on"
+        case DataRule():
+            words = "has missing trades that could not be filled"
+    return words
+
+
+def _ended_words(rule: Rule) -> str:
+    match rule:
+        case PriceRule():
+            return f"back {'below' if rule.above is not None else 'above'} {number(rule.level)}"
+        case DataRule():
+            return "trading again" if rule.trouble == "silence" else "the missing trades are here"
+        case _:
+            return "calm again"

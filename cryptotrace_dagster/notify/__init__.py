@@ -1,0 +1,1 @@
+"""Telling people: building Discord messages and sending them. No Dagster, no warehouse."""

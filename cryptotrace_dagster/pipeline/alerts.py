@@ -1,0 +1,251 @@
+"""The stage that decides: alert rules over closed bars and scores of a window, into `alerts`.
+
+Owns which bars are read, how the state of conversations is carried from stored alerts, and what becomes of stored
+alerts that late data has changed. Stays out: the decisions (domain/) and the sending (pipeline/delivery.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from cryptotrace_dagster.domain.alerting import (
+    SURROUNDINGS_SPAN,
+    alert_rows,
+    as_signals,
+    conversations_of,
+    with_last_rings,
+)
+from cryptotrace_dagster.domain.conversations import (
+    Conversation,
+    ConversationKey,
+    Decision,
+    hold_conversations,
+)
+from cryptotrace_dagster.domain.rules import RuleBook
+from cryptotrace_dagster.domain.signals import FAST_INTERVAL, PRICE_AGE, find_signals, interval_length
+from cryptotrace_dagster.domain.windows import Window
+from cryptotrace_dagster.pipeline.delivery import DeliveryReport, deliver_alerts
+from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS
+from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.pipeline.rule_source import RuleSource, load_rules
+from cryptotrace_dagster.storage import Warehouse
+from cryptotrace_dagster.tables import ALERT_RULE_VERSIONS, ALERTS, ANOMALY_SCORES, OHLC_BARS
+
+__all__ = ["DeliveryReport", "RuleSource", "deliver_alerts", "load_rules", "refresh_alerts"]
+
+CHUNK = timedelta(hours=6)  # bounds the memory of a whole day: fifty symbols have a million bars of one second in it
+_BAR_COLUMNS = (
+    "symbol, bar_interval, bar_start, bar_end, open, high, low, close, quote_volume, trade_count, last_trade_time"
+)
+_STATE_SPAN = timedelta(days=2)
+SCORE_INTERVALS = {name: interval_length(name) for name in ("1s", "5s", "1m", "5m", "15m", "1h", "1d")}
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What one stretch of time, read and decided, has come to."""
+
+    decisions: list[Decision]
+    before: dict[ConversationKey, Conversation]  # as the stored alerts had it at the end of the stretch
+    after: dict[ConversationKey, Conversation]  # as it is now
+    stored: pl.DataFrame
+    scores: pl.DataFrame
+    earliest_bar: datetime | None
+
+
+def refresh_alerts(
+    warehouse: Warehouse, book: RuleBook, window: Window, watermark: datetime, now: datetime
+) -> StageReport:
+    """Decide about the closed bars of a window anew, and store what changed.
+
+    The same window twice changes nothing. Alerts that no longer ring are marked in `retracted_at`. What follows the
+    window is decided anew as far as the change reaches: its lookback, and on until the conversations are as before.
+    """
+    start = _first_decision(warehouse, book, window, watermark, now)
+    reach = min(watermark, window.end + _lookback(book))
+    carried: dict[ConversationKey, Conversation] | None = None
+    raised = retracted = 0
+    while book.rules and start < watermark:
+        until = min(start + CHUNK, reach if start < reach else watermark)
+        stretch = Window(start, until)
+        evaluation = _evaluate(warehouse, book, stretch, carried)
+        new, gone = _store(warehouse, book, evaluation, stretch, now)
+        raised, retracted = raised + new, retracted + gone
+        if until >= reach and _told(evaluation.before) == _told(evaluation.after):
+            break
+        carried, start = evaluation.after, until
+    return StageReport(ALERTS.name, window, raised, {"retracted": retracted})
+
+
+def _lookback(book: RuleBook) -> timedelta:
+    return max(book.lookback, PRICE_AGE)
+
+
+def _first_decision(
+    warehouse: Warehouse, book: RuleBook, window: Window, watermark: datetime, now: datetime
+) -> datetime:
+    """Return the instant after which everything is decided anew; note rules that are seen for the first time.
+
+    The last bars before the window may have been open when they were last looked at.
+    """
+    with warehouse.reading() as connection:
+        row = connection.execute(
+            f"SELECT max(bar_start) FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start < ?",
+            [FAST_INTERVAL, window.start],
+        ).fetchone()
+        known = connection.execute(f"SELECT rule, fingerprint FROM {ALERT_RULE_VERSIONS.name}").fetchall()
+    # What the very first evaluation finds is told; what happened before a later change of a rule is not.
+    in_force_from = watermark if known else min(window.start, watermark)
+    _record_versions(warehouse, book, set(known), in_force_from, now)
+    latest = row[0] if row is not None and row[0] is not None else window.start
+    return min(window.start, latest) - ALLOWED_LATENESS - timedelta(seconds=1)
+
+
+def _record_versions(
+    warehouse: Warehouse, book: RuleBook, known: set[tuple[str, str]], in_force_from: datetime, now: datetime
+) -> None:
+    """Note from when on each definition is in force, so that a changed rule does not tell of what is long past."""
+    new = [rule for rule in book.rules if (rule.name, rule.fingerprint) not in known]
+    if not new:
+        return
+    rows = [(rule.name, rule.fingerprint, rule.model_dump_json(), in_force_from, now) for rule in new]
+    with warehouse.transaction() as transaction:
+        transaction.merge(
+            ALERT_RULE_VERSIONS, pl.DataFrame(rows, schema=ALERT_RULE_VERSIONS.polars_schema, orient="row")
+        )
+
+
+def _evaluate(
+    warehouse: Warehouse, book: RuleBook, stretch: Window, carried: dict[ConversationKey, Conversation] | None
+) -> _Evaluation:
+    with warehouse.reading() as connection:
+        stored = _stored_alerts(connection, stretch)
+        held = carried if carried is not None else conversations_of(book, stored, stretch.start, ALLOWED_LATENESS)
+        is_any_open = carried is None and any(each.is_open for each in held.values())
+        memory = book.conversations.end_after if is_any_open else timedelta(0)
+        bars, scores = _read(connection, book, stretch.extended(before=memory))
+    signals = as_signals(find_signals(book, bars, scores))
+    if carried is None:
+        held = with_last_rings(book, held, [each for each in signals if each.decided_at <= stretch.start])
+    fresh = [each for each in signals if stretch.start < each.decided_at <= stretch.end]
+    decisions, after = hold_conversations(book, fresh, held, stretch.end)
+    before = conversations_of(book, stored, stretch.end, ALLOWED_LATENESS)
+    earliest = bars["bar_start"].min()
+    return _Evaluation(decisions, before, after, stored, scores, earliest if isinstance(earliest, datetime) else None)
+
+
+def _stored_alerts(connection: duckdb.DuckDBPyConnection, stretch: Window) -> pl.DataFrame:
+    """Return the stored alerts inside the stretch, and those before it that say how conversations stood."""
+    return connection.execute(
+        f"""
+        SELECT {", ".join(ALERTS.column_names)} FROM {ALERTS.name} WHERE available_at <= $until
+        QUALIFY available_at >= $recent OR (
+            retracted_at IS NULL
+            AND row_number() OVER (PARTITION BY rule, symbol, retracted_at IS NULL ORDER BY available_at DESC) <= 3)
+        """,
+        {"until": stretch.end + ALLOWED_LATENESS, "recent": stretch.start - _STATE_SPAN},
+    ).pl()
+
+
+def _read(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: Window) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the closed bars and the scores that a stretch of decisions rests on, with the rules' lookback."""
+    bars = connection.execute(
+        f"SELECT {_BAR_COLUMNS} FROM {OHLC_BARS.name} "
+        "WHERE bar_interval = ? AND bar_start > ? AND bar_start < ? AND bar_end <= ?",
+        [FAST_INTERVAL, stretch.start - _lookback(book) - timedelta(seconds=2), stretch.end, stretch.end],
+    ).pl()
+    return bars, _read_scores(connection, book, stretch)
+
+
+def _read_scores(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: Window) -> pl.DataFrame:
+    """Return the scores of bars that end in the stretch and are rare enough for some rule."""
+    columns = ", ".join(ANOMALY_SCORES.column_names)
+    # One narrow range for each interval lets DuckDB skip all but the newest row groups.
+    parts = [
+        f"SELECT {columns} FROM {ANOMALY_SCORES.name} WHERE times_a_day <= ? AND bar_interval = '{name}' "
+        "AND bar_start > ? AND bar_start <= ?"
+        for name in SCORE_INTERVALS
+    ]
+    loosest = max((rule.at_most_a_day for rule in book.rules if rule.kind == "anomaly"), default=0.0)
+    ranges = [(stretch.start - length, stretch.end - length) for length in SCORE_INTERVALS.values()]
+    parameters = [value for start, end in ranges for value in (loosest, start, end)]
+    return connection.execute(" UNION ALL ".join(parts), parameters).pl()
+
+
+def _store(
+    warehouse: Warehouse, book: RuleBook, evaluation: _Evaluation, stretch: Window, now: datetime
+) -> tuple[int, int]:
+    """Write what differs from the stored alerts of the stretch; return the numbers of new and of retracted alerts."""
+    known = {row["alert_id"]: row for row in evaluation.stored.iter_rows(named=True)}
+    touched = [each for each in evaluation.decisions if _differs(each, known.get(each.alert_id))]
+    gone = _no_longer_ringing(book, evaluation, stretch)
+    if not touched and gone.is_empty():
+        return 0, 0
+    rows = _rows(warehouse, book, touched, evaluation.scores, now)
+    first_raised = {each.alert_id: known[each.alert_id]["raised_at"] for each in touched if each.alert_id in known}
+    raised_at = pl.col("alert_id").replace_strict(
+        first_raised, default=pl.col("raised_at"), return_dtype=pl.Datetime("us")
+    )
+    with warehouse.transaction() as transaction:
+        transaction.merge(ALERTS, rows.with_columns(raised_at=raised_at))
+        transaction.merge(ALERTS, gone.with_columns(retracted_at=pl.lit(now, dtype=pl.Datetime("us"))))
+    return len(touched) - len(first_raised), gone.height
+
+
+def _differs(decision: Decision, row: Mapping[str, Any] | None) -> bool:
+    """Return whether a stored alert says something else than the decision, or is not there."""
+    if row is None or row["retracted_at"] is not None:
+        return True
+    stored = (row["phase"], row["conversation_id"], row["severity"], row["available_at"])
+    decided = (decision.phase, decision.conversation_id, decision.severity.name, decision.decided_at + ALLOWED_LATENESS)
+    return stored != decided or row["score"] != decision.signal.measure
+
+
+def _no_longer_ringing(book: RuleBook, evaluation: _Evaluation, stretch: Window) -> pl.DataFrame:
+    """Return the stored alerts of the stretch that the same rules would not raise now.
+
+    A changed rule takes nothing back, and neither do bars that have been deleted because of their age.
+    """
+    if evaluation.earliest_bar is None:
+        return evaluation.stored.clear()
+    fingerprints = {rule.name: rule.fingerprint for rule in book.rules}
+    same_rule = pl.col("evidence").str.json_path_match("$.rule_fingerprint") == pl.col("rule").replace_strict(
+        fingerprints, default=None, return_dtype=pl.String
+    )
+    decided_at = pl.col("available_at") - ALLOWED_LATENESS
+    return evaluation.stored.filter(
+        pl.col("retracted_at").is_null()
+        & (decided_at > stretch.start)
+        & (decided_at <= stretch.end)
+        & (decided_at >= evaluation.earliest_bar + _lookback(book))
+        & ~pl.col("alert_id").is_in([each.alert_id for each in evaluation.decisions])
+        & same_rule
+    )
+
+
+def _rows(
+    warehouse: Warehouse, book: RuleBook, decisions: list[Decision], scores: pl.DataFrame, now: datetime
+) -> pl.DataFrame:
+    if not decisions:
+        return ALERTS.empty()
+    symbols = sorted({each.signal.symbol for each in decisions})
+    bars = warehouse.read(
+        f"SELECT {_BAR_COLUMNS} FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
+        f"AND symbol IN ({', '.join('?' * len(symbols))})",
+        [
+            FAST_INTERVAL,
+            min(each.decided_at for each in decisions) - SURROUNDINGS_SPAN,
+            max(each.decided_at for each in decisions),
+            *symbols,
+        ],
+    )
+    return alert_rows(book, decisions, bars, scores, lateness=ALLOWED_LATENESS, raised_at=now)
+
+
+def _told(held: Mapping[ConversationKey, Conversation]) -> dict[ConversationKey, Conversation]:
+    """Return the conversations without what stored alerts do not say."""
+    return {key: replace(each, last_ring=None, peaks=dict(each.peaks)) for key, each in held.items()}

@@ -1,0 +1,419 @@
+"""The stage that tells: undelivered alerts to Discord, every attempt a row of `alert_deliveries`.
+
+Owns the outbox: what is still to be sent on which route, in which order, when to try again and when to stop. A row is
+written before each sending and completed after it, so that a crash between the two repeats that one message, marked as
+a repeat, and no other. Stays out: what a message looks like and how it travels (notify/).
+"""
+
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+import structlog
+
+from cryptotrace_dagster.domain.rules import RuleBook, Severity, is_quiet, next_time_of_day
+from cryptotrace_dagster.notify.message import MAX_EMBEDS, Message, embed_of
+from cryptotrace_dagster.notify.messenger import Messenger
+from cryptotrace_dagster.notify.transport import Sent
+from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.storage import Warehouse
+from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERT_RULE_VERSIONS, ALERTS
+
+FINAL = ("delivered", "given_up", "skipped")
+GIVE_UP_AFTER = timedelta(hours=24)
+HISTORY_AFTER = timedelta(hours=1)  # an alert found so long after it could have rung is history, not news
+FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=1), timedelta(minutes=5)
+CLOSED_PAUSE = timedelta(hours=1)  # 10,000 refused requests in ten minutes would block this address
+CLOSED_STATUSES = (401, 403, 404)
+REFUSED = "refused"
+BACKLOG = 3  # from so many on, several alerts share a message
+SEND_SECONDS = 2.0  # how long one call may go on sending; the rest is for the next call
+BEING_SENT = "being sent"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class DeliveryReport:
+    """What one call did, in numbers of alerts and routes."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    messages: int = 0
+    pending: int = 0
+    stopped_routes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def delivered(self) -> int:
+        """Return how many alerts Discord confirmed."""
+        return self.outcomes["delivered"]
+
+    def as_stage_report(self) -> StageReport:
+        """Return the report as metadata of the asset."""
+        details: dict[str, int | float | str] = {**self.outcomes, "messages": self.messages, "pending": self.pending}
+        if self.stopped_routes:
+            details["stopped_routes"] = "; ".join(f"{name}: {why}" for name, why in self.stopped_routes.items())
+        return StageReport(ALERT_DELIVERIES.name, None, sum(self.outcomes.values()), details)
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """One alert on one route, with what became of it so far."""
+
+    alert: Mapping[str, Any]
+    route: str
+    attempt: int = 0
+    outcome: str | None = None
+    retry_at: datetime | None = None
+    status_code: int | None = None
+    reason: str | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Return whether nothing has been written about it yet."""
+        return self.outcome is None
+
+    @property
+    def is_repeat(self) -> bool:
+        """Return whether it may have been seen already."""
+        return self.outcome == "unknown"
+
+    @property
+    def was_refused(self) -> bool:
+        """Return whether Discord refused the message that held it: then it travels alone and plain."""
+        return (self.reason or "").startswith(REFUSED)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of `alert_deliveries` to be written for a parcel."""
+
+    parcel: _Parcel
+    attempt: int
+    outcome: str
+    at: datetime
+    retry_at: datetime | None = None
+    status_code: int | None = None
+    reason: str | None = None
+    message_id: str | None = None
+
+    def after(self) -> _Parcel:
+        """Return the parcel as it is once the row is written."""
+        return replace(
+            self.parcel,
+            attempt=self.attempt,
+            outcome=self.outcome,
+            retry_at=self.retry_at,
+            status_code=self.status_code,
+            reason=self.reason,
+        )
+
+
+def deliver_alerts(
+    warehouse: Warehouse,
+    messenger: Messenger,
+    now: datetime,
+    book: RuleBook | None = None,
+    *,
+    seconds: float = SEND_SECONDS,
+) -> DeliveryReport:
+    """Send what is still to be sent, for about so many seconds, and return what came of it.
+
+    On each route alerts leave in the order in which they rang; what fails holds back the rest of its route until it may
+    be tried again. Nothing but the warehouse remembers anything, so any process may go on where another was killed.
+    """
+    clock = _Clock(now, seconds)
+    outbox = _Outbox(warehouse, messenger, book or RuleBook(), clock)
+    for route, parcels in outbox.due().items():
+        _send_route(outbox, route, parcels)
+    return outbox.report
+
+
+def stopped_routes(warehouse: Warehouse) -> dict[str, str]:
+    """Return the routes that Discord has closed to us (401, 403, 404) and why, by the latest attempt on each."""
+    latest = warehouse.read(
+        f"SELECT route, arg_max(status_code, attempted_at) AS status_code, arg_max(reason, attempted_at) AS reason "
+        f"FROM {ALERT_DELIVERIES.name} WHERE status_code IS NOT NULL GROUP BY route ORDER BY route"
+    )
+    return {row["route"]: row["reason"] or "" for row in latest.to_dicts() if row["status_code"] in CLOSED_STATUSES}
+
+
+def latest_alerts(warehouse: Warehouse, symbol: str | None, limit: int) -> pl.DataFrame:
+    """Return the newest alerts, each with its latest delivery (`delivered`, or `retry: reason` and the like)."""
+    return warehouse.read(
+        f"""
+        SELECT a.*, d.delivery FROM {ALERTS.name} AS a LEFT JOIN (
+            SELECT alert_id, string_agg(outcome || coalesce(': ' || reason, ''), '; ' ORDER BY route) AS delivery
+            FROM (
+                SELECT * FROM {ALERT_DELIVERIES.name}
+                QUALIFY row_number() OVER (PARTITION BY alert_id, route ORDER BY attempt DESC) = 1
+            ) GROUP BY alert_id
+        ) AS d USING (alert_id)
+        WHERE $symbol IS NULL OR symbol = $symbol ORDER BY available_at DESC, alert_id LIMIT $limit
+        """,
+        {"symbol": symbol, "limit": limit},
+    )
+
+
+class _Clock:
+    """The caller's instant, moved on by the time that sending takes."""
+
+    def __init__(self, now: datetime, seconds: float) -> None:
+        self.started_at = now
+        self.until = now + timedelta(seconds=seconds)
+        self._began = time.monotonic()
+
+    def now(self) -> datetime:
+        """Return the instant as it is by now."""
+        return self.started_at + timedelta(seconds=time.monotonic() - self._began)
+
+    def can_wait_for(self, instant: datetime) -> bool:
+        """Wait for an instant and return true, or return false at once where it lies beyond the time for sending."""
+        if instant > self.until or self.now() > self.until:
+            return False
+        time.sleep(max(0.0, (instant - self.now()).total_seconds()))
+        return True
+
+
+class _Outbox:
+    """What the warehouse says is still to be sent, and what it is told about the sending."""
+
+    def __init__(self, warehouse: Warehouse, messenger: Messenger, book: RuleBook, clock: _Clock) -> None:
+        self._warehouse = warehouse
+        self._book = book
+        self._variables = {route.name: route.webhook_variable for route in book.routes}
+        self.messenger = messenger
+        self.clock = clock
+        self.report = DeliveryReport()
+
+    def variable_of(self, route: str) -> str | None:
+        """Return the environment variable of a named route's webhook; none for the default route."""
+        return self._variables.get(route)
+
+    def due(self) -> dict[str, deque[_Parcel]]:
+        """Return what may be sent now on each route, in order; write down what never will be, or only later."""
+        started, fresh, in_force = self._read()
+        rows: list[_Row] = []
+        due: list[_Parcel] = []
+        for parcel in [*started, *(parcel for alert in fresh for parcel in self._addressed(alert))]:
+            row = self._set_aside(parcel, in_force)
+            if row is not None:
+                rows.append(row)
+            elif parcel.outcome == "held" and parcel.retry_at is not None and parcel.retry_at > self.clock.until:
+                self.report.pending += 1
+            else:
+                due.append(parcel)
+        if rows:
+            self.write(rows)
+        queues: dict[str, deque[_Parcel]] = defaultdict(deque)
+        for parcel in sorted(due, key=lambda each: (each.route, each.alert["available_at"], each.alert["alert_id"])):
+            queues[parcel.route].append(parcel)
+        return queues
+
+    def write(self, rows: Sequence[_Row]) -> None:
+        """Commit rows of `alert_deliveries`, in the place of those of the same attempt."""
+        values = [
+            (
+                row.parcel.alert["alert_id"],
+                row.parcel.route,
+                row.attempt,
+                row.outcome,
+                row.at,
+                row.retry_at,
+                row.status_code,
+                row.reason,
+                row.message_id,
+            )
+            for row in rows
+        ]
+        with self._warehouse.transaction() as transaction:
+            transaction.merge(
+                ALERT_DELIVERIES, pl.DataFrame(values, schema=ALERT_DELIVERIES.polars_schema, orient="row")
+            )
+        self.report.outcomes.update(row.outcome for row in rows if row.reason != BEING_SENT)
+
+    def picture_of(self, alert: Mapping[str, Any]) -> bytes | None:
+        """Return the candles around an alert as PNG; none where there are none, or drawing them fails."""
+        return None
+
+    def _read(self) -> tuple[list[_Parcel], list[dict[str, Any]], dict[tuple[str, str], datetime]]:
+        columns = ", ".join(f"a.{name}" for name in ALERTS.column_names)
+        fingerprint = "json_extract_string(a.evidence, '$.rule_fingerprint') AS fingerprint"
+        with self._warehouse.reading() as connection:
+            started = connection.execute(
+                f"""
+                SELECT {columns}, {fingerprint}, d.route, d.attempt, d.outcome, d.retry_at, d.status_code, d.reason
+                FROM (
+                    SELECT * FROM {ALERT_DELIVERIES.name}
+                    QUALIFY row_number() OVER (PARTITION BY alert_id, route ORDER BY attempt DESC) = 1
+                ) AS d JOIN {ALERTS.name} AS a USING (alert_id)
+                WHERE d.outcome NOT IN ({", ".join(f"'{name}'" for name in FINAL)})
+                """
+            ).pl()
+            fresh = connection.execute(
+                f"SELECT {columns}, {fingerprint} FROM {ALERTS.name} AS a "
+                f"WHERE NOT EXISTS (SELECT 1 FROM {ALERT_DELIVERIES.name} AS d WHERE d.alert_id = a.alert_id)"
+            ).pl()
+            versions = connection.execute(
+                f"SELECT rule, fingerprint, in_force_from FROM {ALERT_RULE_VERSIONS.name}"
+            ).fetchall()
+        state = ("route", "attempt", "outcome", "retry_at", "status_code", "reason")
+        parcels = [_Parcel(row, **{name: row[name] for name in state}) for row in started.to_dicts()]
+        return parcels, fresh.to_dicts(), {(rule, print_): instant for rule, print_, instant in versions}
+
+    def _addressed(self, alert: Mapping[str, Any]) -> Iterator[_Parcel]:
+        for route in self._book.routes_of(alert["rule"], alert["symbol"], Severity[alert["severity"]]):
+            yield _Parcel(alert, route)
+
+    def _set_aside(self, parcel: _Parcel, in_force: Mapping[tuple[str, str], datetime]) -> _Row | None:
+        """Return the row of a parcel that is not to be sent now, and None for one that is."""
+        now, alert = self.clock.started_at, parcel.alert
+        reason = self._never(parcel, in_force)
+        if reason is not None:
+            return _Row(parcel, parcel.attempt + 1, "skipped", now, reason=reason)
+        is_old = alert["raised_at"] < now - GIVE_UP_AFTER
+        if is_old and parcel.outcome in ("retry", "unknown"):
+            reason = f"not accepted within {GIVE_UP_AFTER // timedelta(hours=1)} hours; last: {parcel.reason}"
+            return _Row(parcel, parcel.attempt + 1, "given_up", now, reason=reason)
+        if not parcel.is_new:
+            return None
+        later = self._later(alert)
+        if later is not None:
+            return _Row(parcel, 0, "held", now, retry_at=later[1], reason=later[0])
+        return None
+
+    def _never(self, parcel: _Parcel, in_force: Mapping[tuple[str, str], datetime]) -> str | None:
+        """Return why an alert is not to be sent at all, if so."""
+        alert, variable = parcel.alert, self.variable_of(parcel.route)
+        if not self.messenger.has_channel(parcel.route, variable):
+            return self.messenger.missing_words(variable)
+        if alert["retracted_at"] is not None and not parcel.is_repeat:
+            return "late data showed that it would not ring"
+        return self._old_news(alert, in_force) if parcel.is_new else None
+
+    def _old_news(self, alert: Mapping[str, Any], in_force: Mapping[tuple[str, str], datetime]) -> str | None:
+        """Return why a new alert is nothing to tell, if so."""
+        if alert["raised_at"] - alert["available_at"] > HISTORY_AFTER:
+            return "history: found more than an hour after it could have rung"
+        in_force_from = in_force.get((alert["rule"], alert["fingerprint"] or ""))
+        if in_force_from is not None and alert["available_at"] < in_force_from:
+            return "the rule was not in force yet when this happened"
+        if alert["phase"] == "end" and not self._book.conversations.tell_end:
+            return "ends are not told (tell_end = false)"
+        return None
+
+    def _later(self, alert: Mapping[str, Any]) -> tuple[str, datetime] | None:
+        """Return why and until when an alert waits, if it does."""
+        now, rule, hours = self.clock.started_at, self._book.rule(alert["rule"]), self._book.quiet_hours
+        if rule is not None and rule.digest:
+            digest = self._book.digest
+            return "waits for the digest", next_time_of_day(now, digest.at, digest.time_zone)
+        if hours is not None and Severity[alert["severity"]] < hours.below and is_quiet(hours, now):
+            return "quiet hours", next_time_of_day(now, hours.end, hours.time_zone)
+        return None
+
+
+def _send_route(outbox: _Outbox, route: str, queue: deque[_Parcel]) -> None:
+    """Send a route's parcels in order until they are gone, the time is over, or one is to be tried again later."""
+    not_before = max(
+        (each.retry_at for each in queue if each.retry_at is not None and each.outcome != "held"), default=None
+    )
+    while queue:
+        ready_at = max(
+            instant for instant in (not_before, outbox.messenger.ready_at(route, outbox.clock.now())) if instant
+        )
+        if not outbox.clock.can_wait_for(ready_at):
+            break
+        batch = _take(queue)
+        sent = _send(outbox, route, batch)
+        rows = _rows_after(outbox, batch, sent)
+        outbox.write(rows)
+        queue.extendleft(row.after() for row in reversed(rows) if row.outcome not in FINAL)
+        not_before = max((row.retry_at for row in rows if row.retry_at is not None), default=None)
+    outbox.report.pending += len(queue)
+    closed = next((each for each in queue if each.status_code in CLOSED_STATUSES), None)
+    if closed is not None:
+        outbox.report.stopped_routes[route] = closed.reason or ""
+
+
+def _take(queue: deque[_Parcel]) -> list[_Parcel]:
+    """Take the next message's parcels: one, or several where there is a backlog."""
+    batch = [queue.popleft()]
+    if batch[0].was_refused or len(queue) + 1 < BACKLOG:
+        return batch
+    while queue and len(batch) < MAX_EMBEDS and not queue[0].was_refused:
+        batch.append(queue.popleft())
+    return batch
+
+
+def _send(outbox: _Outbox, route: str, batch: list[_Parcel]) -> Sent:
+    """Send one message, with a row for each parcel that says so before it leaves."""
+    is_alone = len(batch) == 1
+    picture = None
+    if is_alone and batch[0].alert["phase"] == "opening" and not batch[0].was_refused:
+        picture = outbox.picture_of(batch[0].alert)
+    embeds = tuple(
+        embed_of(
+            each.alert,
+            dashboard_url=outbox.messenger.dashboard_url,
+            is_repeat=each.is_repeat,
+            is_alone=is_alone,
+            has_picture=picture is not None,
+        )
+        for each in batch
+    )
+    now = outbox.clock.now()
+    outbox.write([_Row(each, each.attempt + 1, "unknown", now, reason=BEING_SENT) for each in batch])
+    message = Message(embeds, nonce=batch[0].alert["alert_id"], picture=picture)
+    sent = outbox.messenger.send(route, message, outbox.variable_of(route))
+    outbox.report.messages += 1
+    log_method = log.info if sent.outcome == "delivered" else log.warning
+    log_method(
+        "alerts.sent",
+        route=route,
+        alerts=len(batch),
+        first_alert_id=batch[0].alert["alert_id"],
+        outcome=sent.outcome,
+        status=sent.status,
+        reason=sent.reason,
+    )
+    return sent
+
+
+def _rows_after(outbox: _Outbox, batch: list[_Parcel], sent: Sent) -> list[_Row]:
+    """Return what is to be written about each parcel of a message after sending it."""
+    now = outbox.clock.now()
+    rows = []
+    for parcel in batch:
+        attempt = parcel.attempt + 1
+        outcome, wait, reason = _judged(sent, parcel, attempt)
+        retry_at = None if wait is None else now + wait
+        rows.append(_Row(parcel, attempt, outcome, now, retry_at, sent.status, reason, sent.message_id))
+    return rows
+
+
+def _judged(sent: Sent, parcel: _Parcel, attempt: int) -> tuple[str, timedelta | None, str | None]:
+    """Return (outcome of the row, how long to wait before the next attempt, reason)."""
+    if sent.outcome == "delivered":
+        return "delivered", None, None
+    if sent.outcome == "rejected":
+        is_hopeless = parcel.was_refused
+        reason = f"{REFUSED}: {sent.reason}"
+        return ("given_up", None, reason) if is_hopeless else (_still(parcel), timedelta(0), reason)
+    waits = {"limited": timedelta(seconds=sent.retry_after or 0.0), "closed": CLOSED_PAUSE}
+    outcome = "unknown" if sent.outcome == "unknown" else _still(parcel)
+    return outcome, waits.get(sent.outcome, back_off(attempt)), sent.reason
+
+
+def _still(parcel: _Parcel) -> str:
+    """Return the outcome of an attempt that was not accepted: what may have arrived before may still have."""
+    return "unknown" if parcel.is_repeat else "retry"
+
+
+def back_off(attempt: int) -> timedelta:
+    """Return how long to wait after an attempt: doubling from a second to five minutes."""
+    doubled: int = 1 << min(attempt - 1, 20)
+    return min(FIRST_BACK_OFF * doubled, LONGEST_BACK_OFF)
