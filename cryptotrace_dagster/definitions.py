@@ -5,8 +5,9 @@ Avoid putting implementations here. Addresses and secrets are environment variab
 
 import dagster as dg
 
-from cryptotrace_dagster.assets import alerting, checks, detection, market
+from cryptotrace_dagster.assets import alerting, checks, detection, history, market
 from cryptotrace_dagster.resources.discord import Discord
+from cryptotrace_dagster.resources.exchange import ExchangeResource
 from cryptotrace_dagster.resources.kafka import KafkaResource
 from cryptotrace_dagster.resources.rules import AlertRules
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
@@ -19,12 +20,11 @@ from cryptotrace_dagster.settings import export_defaults
 def build_definitions(**resource_overrides: object) -> dg.Definitions:
     """Return fresh definitions; tests swap single resources and keep the rest."""
     resources: dict[str, object] = {
-        "warehouse": WarehouseResource(
-            url=dg.EnvVar("WAREHOUSE_URL"), data_path=dg.EnvVar("WAREHOUSE_DATA_PATH")
-        ),
+        "warehouse": WarehouseResource(url=dg.EnvVar("WAREHOUSE_URL"), data_path=dg.EnvVar("WAREHOUSE_DATA_PATH")),
         "kafka": KafkaResource(
             bootstrap_servers=dg.EnvVar("KAFKA_BOOTSTRAP_SERVERS"), ticks_topic=dg.EnvVar("TICKS_TOPIC")
         ),
+        "exchange": ExchangeResource(rest_url=dg.EnvVar("BINANCE_REST_URL"), dump_url=dg.EnvVar("BINANCE_DUMP_URL")),
         "discord": Discord(),
         "alert_rules": AlertRules(path=dg.EnvVar("ALERTS_FILE"), data_dir=dg.EnvVar("DATA_DIR")),
     }
@@ -33,6 +33,7 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
             market.binance_trades,
             market.kafka_ticks,
             market.raw_ticks,
+            history.trade_history,
             market.ohlc_bars,
             detection.features,
             detection.anomaly_scores,

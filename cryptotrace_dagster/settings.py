@@ -154,6 +154,8 @@ def export_defaults() -> None:
         "WAREHOUSE_DATA_PATH": settings.warehouse_data_path,
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
         "TICKS_TOPIC": settings.ticks_topic,
+        "BINANCE_REST_URL": settings.binance_rest_url,
+        "BINANCE_DUMP_URL": settings.binance_dump_url,
         "ALERTS_FILE": str(settings.alerts_file),
         "DATA_DIR": str(settings.data_dir),
     }

@@ -7,6 +7,7 @@ import dagster as dg
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.pipeline import checks
 from cryptotrace_dagster.pipeline.checks import Finding
+from cryptotrace_dagster.resources.exchange import ExchangeResource
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
 from cryptotrace_dagster.storage import Warehouse
 
@@ -29,12 +30,15 @@ def _check(
         blocking=blocking,
     )
     def ask(warehouse: WarehouseResource) -> dg.AssetCheckResult:
-        found = question(warehouse.open())
-        return dg.AssetCheckResult(
-            passed=found.passed, severity=severity, description=found.sentence, metadata=dict(found.counts)
-        )
+        return _result(question(warehouse.open()), severity)
 
     return ask
+
+
+def _result(found: Finding, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=found.passed, severity=severity, description=found.sentence, metadata=dict(found.counts)
+    )
 
 
 def _now(question: Callable[..., Finding]) -> Callable[[Warehouse], Finding]:
@@ -45,7 +49,14 @@ def _now(question: Callable[..., Finding]) -> Callable[[Warehouse], Finding]:
     return ask
 
 
+@dg.asset_check(asset="ohlc_bars", description=checks.bars_equal_the_exchanges_klines.__doc__)
+def bars_equal_the_exchanges_klines(warehouse: WarehouseResource, exchange: ExchangeResource) -> dg.AssetCheckResult:
+    with exchange.rest() as rest:
+        return _result(checks.bars_equal_the_exchanges_klines(warehouse.open(), rest), _ERROR)
+
+
 ALL_CHECKS = [
+    bars_equal_the_exchanges_klines,
     _check("raw_ticks", checks.trade_ids_are_unique, blocking=True),
     _check("raw_ticks", _now(checks.trade_ids_are_consecutive)),
     _check("raw_ticks", checks.ranges_match_the_ticks, blocking=True),

@@ -21,7 +21,7 @@ RUN_LIMIT_TAGS = {"dagster/max_runtime": "1800"}
 
 def partition_window(context: dg.AssetExecutionContext) -> Window:
     """Return the UTC day of the run's partition."""
-    return day_window(datetime.strptime(context.partition_key, "%Y-%m-%d").date())  # noqa: DTZ007
+    return day_window(datetime.strptime(context.partition_key, "%Y-%m-%d").date())
 
 
 def table_metadata(table: Table) -> dict[str, Any]:

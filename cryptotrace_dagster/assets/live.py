@@ -36,9 +36,7 @@ class FollowConfig(dg.Config):
 @dg.op(
     pool=WAREHOUSE_POOL,
     description=__doc__,
-    retry_policy=dg.RetryPolicy(
-        max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
-    ),
+    retry_policy=dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
 )
 def follow_market(
     context: dg.OpExecutionContext,

@@ -10,9 +10,12 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from cryptotrace_dagster.binance.rest import BinanceRest, ExchangeError
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
 from cryptotrace_dagster.domain.windows import Window, floor
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, market_watermark
+from cryptotrace_dagster.pipeline.history import refetch_window
+from cryptotrace_dagster.pipeline.klines import compare_with_klines
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
@@ -28,6 +31,7 @@ from cryptotrace_dagster.tables import (
 
 GAP_GRACE = timedelta(seconds=60)  # the feed fills a fresh gap from REST within seconds
 DELIVERY_GRACE = timedelta(seconds=60)
+KLINE_GRACE = timedelta(seconds=10)  # a minute is compared when nothing of it can still be under way
 FRESH_WITHIN = timedelta(minutes=5)
 _SHOWN = 5
 
@@ -150,10 +154,41 @@ def _comparable_intervals(warehouse: Warehouse, day: datetime) -> list[str]:
     return [] if stale else list(BAR_INTERVALS)
 
 
+def bars_equal_the_exchanges_klines(warehouse: Warehouse, rest: BinanceRest) -> Finding:
+    """The closed minutes of the last two UTC days equal the exchange's own klines to the last digit.
+
+    Minutes that differ are named, and their trades are fetched again at once; the next run shows whether that helped.
+    """
+    window = recent_window(warehouse)
+    watermark = market_watermark(warehouse)
+    if window is None or watermark is None:
+        return _no_trades_yet()
+    closed = Window(window.start, max(window.start, floor(watermark - KLINE_GRACE, timedelta(minutes=1))))
+    symbols = warehouse.read(f"SELECT DISTINCT symbol FROM {TRADE_ID_RANGES.name} ORDER BY symbol")["symbol"].to_list()
+    try:
+        comparison = compare_with_klines(warehouse, rest, closed, symbols)
+        for symbol, stretches in comparison.windows_to_repair().items():
+            for stretch in stretches:
+                refetch_window(warehouse, symbol, stretch, rest)
+    except ExchangeError as error:
+        return Finding(False, f"The klines could not be compared: {error}")
+    counts: dict[str, int | float | str] = {
+        "minutes_compared": comparison.minutes_compared,
+        "values_that_differ": len(comparison.mismatches),
+    }
+    if comparison.is_equal:
+        return Finding(True, f"{comparison.minutes_compared} minutes equal the exchange's klines.", counts)
+    named = "; ".join(str(mismatch) for mismatch in comparison.mismatches[:_SHOWN])
+    return Finding(
+        False, f"{len(comparison.mismatches)} values differ, their minutes were fetched again: {named}", counts
+    )
+
+
 def no_bar_lies_in_the_future(warehouse: Warehouse, now: datetime) -> Finding:
     """No bar starts later than this machine's clock allows."""
     future = warehouse.read(
-        f"SELECT symbol, bar_interval, bar_start FROM {OHLC_BARS.name} WHERE bar_start > ?", [now + timedelta(seconds=5)]
+        f"SELECT symbol, bar_interval, bar_start FROM {OHLC_BARS.name} WHERE bar_start > ?",
+        [now + timedelta(seconds=5)],
     )
     return _finding(future, "bars start in the future; check the clocks", "No bar lies in the future.")
 

@@ -27,9 +27,7 @@ IDLE_CLOSES_BARS_AFTER = timedelta(seconds=2)  # without a new trade the clock i
 class MarketFollower:
     """Takes one micro-batch after another from the stream to the alerts."""
 
-    def __init__(
-        self, warehouse: Warehouse, stream: TickStream, rules: RuleSource, messenger: Messenger
-    ) -> None:
+    def __init__(self, warehouse: Warehouse, stream: TickStream, rules: RuleSource, messenger: Messenger) -> None:
         self._warehouse = warehouse
         self._stream = stream
         self._rules = rules

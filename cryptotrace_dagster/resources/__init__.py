@@ -1,0 +1,1 @@
+"""Connections that Dagster hands to assets and sensors: the warehouse, Kafka, the exchange, Discord, the alert rules."""
