@@ -12,6 +12,7 @@ from typing import Annotated
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import SecretStr
 
 from cryptotrace_dagster.api.problems import Problem
 from cryptotrace_dagster.errors import UserError
@@ -52,15 +53,13 @@ def require_token_beyond_loopback(settings: Settings) -> None:
 
 
 class TokenGuard:
-    """A dependency that lets a request pass when it brings the token, or when none is set."""
+    """A dependency that lets a request pass when it brings the token."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._token = settings.api_token.get_secret_value().encode() if settings.api_token else None
+    def __init__(self, token: SecretStr) -> None:
+        self._token = token.get_secret_value().encode()
 
     def __call__(self, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
         """Let the request pass, or raise the 401."""
-        if self._token is None:
-            return
         given = credentials.credentials.encode() if credentials else b""
         if not hmac.compare_digest(given, self._token):
             raise Problem(

@@ -89,7 +89,9 @@ def create_app(settings: Settings, warehouse: Warehouse, *, rate_limit: RateLimi
     app.state.reader = reader
     install_problem_handlers(app)
     app.middleware("http")(metrics.observe)
-    guards = [Depends(rate_limit or RateLimit()), Depends(TokenGuard(settings))]
+    guards = [Depends(rate_limit or RateLimit())]
+    if settings.api_token is not None:
+        guards.append(Depends(TokenGuard(settings.api_token)))
     _add_market_routes(app, reader, guards)
     _add_alert_routes(app, reader, guards)
     _add_data_routes(app, reader, guards, metrics)
