@@ -1,0 +1,319 @@
+"""How a store is opened: a DuckDB file behind its lock, or a DuckLake behind its PostgreSQL catalog.
+
+Owns the bounded wait for whoever writes, the loading of extensions, the access to an object store, and the translation
+of DuckDB's errors into sentences without secrets. Stays out: tables, transactions and what is asked of them (storage.py).
+"""
+
+import contextlib
+import functools
+import itertools
+import os
+import random
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from cryptotrace_dagster.errors import UserError
+
+_LAKE_PREFIX = "ducklake:"
+_POSTGRES_PREFIX = "ducklake:postgres:"
+_WRITER_LOCK = 0x63727970746F  # any number that everyone who writes to the same catalog agrees on
+_SECRETS = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^\s:/@]+:)[^\s@/]+(?=@)", re.IGNORECASE)
+_MEMORY_LIMIT = "2GB"  # of DuckDB in each process; beyond it queries spill to disk
+_names = itertools.count()
+_writers: defaultdict[tuple[int, Path], threading.Lock] = defaultdict(threading.Lock)
+_Result = TypeVar("_Result")
+
+
+class StorageError(UserError):
+    """The warehouse could not do what was asked; the message says what to do next."""
+
+
+class WarehouseMissingError(StorageError):
+    """There is no warehouse at the URL yet."""
+
+
+class WarehouseBusyError(StorageError):
+    """Another process (or another mode in this one) kept the warehouse for longer than we wait; try again."""
+
+
+class StorageFullError(StorageError):
+    """What was written did not fit on the disk; nothing of the transaction was kept."""
+
+
+@dataclass(frozen=True)
+class StoreAddress:
+    """Where a warehouse is: a file, or the catalog of a lake and the place of its Parquet files."""
+
+    url: str
+    data_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_lake and not self.url.startswith(_POSTGRES_PREFIX):
+            raise StorageError(
+                "WAREHOUSE_URL names a DuckLake whose catalog is not PostgreSQL: write "
+                "ducklake:postgres:dbname=... host=... user=... (other catalogs lose rows or lock each other out)."
+            )
+
+    @property
+    def is_lake(self) -> bool:
+        """Return whether the store is DuckLake rather than a file."""
+        return self.url.startswith(_LAKE_PREFIX)
+
+    @property
+    def catalog(self) -> str:
+        """Return libpq's connection string of a lake's catalog."""
+        return self.url.removeprefix(_POSTGRES_PREFIX)
+
+    def __str__(self) -> str:
+        return without_secrets(self.url)
+
+
+@contextmanager
+def connected(address: StoreAddress, *, read_only: bool, wait_seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Lend a connection to the store; whoever writes is alone while the block lasts.
+
+    Raises:
+        WarehouseMissingError: nothing is there to be read.
+        WarehouseBusyError: somebody else had it for longer than `wait_seconds`.
+        StorageFullError: what the block wrote does not fit on the disk.
+        StorageError: it cannot be opened, or its catalog went away.
+    """
+    lend = _connected_lake if address.is_lake else _connected_file
+    with lend(address, read_only, wait_seconds) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        try:
+            yield connection
+        except duckdb.Error as error:
+            explained = _explained(address, error)
+            if explained is error:
+                raise
+            raise explained from None
+        finally:
+            # A connection that is closed inside a transaction aborts the process when the catalog is gone.
+            with contextlib.suppress(duckdb.Error):
+                connection.rollback()
+
+
+def without_secrets(text: str) -> str:
+    """Return a connection string, or an error that quotes one, with the passwords masked."""
+    return _SECRETS.sub(lambda found: f"{found[1] or found[3]}***", text)
+
+
+def quoted(text: str) -> str:
+    """Return the text as the inside of an SQL string."""
+    return text.replace("'", "''")
+
+
+@contextmanager
+def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    path = Path(address.url)
+    if read_only and not path.exists():
+        raise WarehouseMissingError(
+            f"There is no warehouse at {path} yet. Start `cryptotrace up`, or set WAREHOUSE_URL or DATA_DIR."
+        )
+    config: dict[str, str | bool | int | float | list[str]] = {"memory_limit": _MEMORY_LIMIT}
+
+    def open_file() -> duckdb.DuckDBPyConnection:
+        try:
+            return duckdb.connect(str(path), read_only=read_only, config=config)
+        except duckdb.Error as error:
+            if _is_lock_conflict(error):
+                raise WarehouseBusyError(
+                    f"The warehouse {path} was in use for {wait_seconds:g} s{_holder(error)}: "
+                    "try again, or end what holds it (an open notebook or shell on the live file does)."
+                ) from error
+            raise _explained(address, error, "could not be opened") from error
+
+    with contextlib.ExitStack() as stack:
+        if not read_only:
+            stack.enter_context(_alone_in_this_process(path, wait_seconds))
+        connection = _patiently(open_file, wait_seconds)
+        stack.callback(connection.close)
+        yield connection
+
+
+@contextmanager
+def _alone_in_this_process(path: Path, wait_seconds: float) -> Iterator[None]:
+    """Keep the process's other threads from writing: the file's lock keeps out other processes only."""
+    lock = _writers[os.getpid(), path.absolute()]
+    if not lock.acquire(timeout=wait_seconds):
+        raise WarehouseBusyError(
+            f"The warehouse {path} was being written to by another thread of this process for {wait_seconds:g} s."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _connected_lake(address: StoreAddress, read_only: bool, wait_seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    engine = _lake_engine(os.getpid())
+    with contextlib.ExitStack() as stack:
+        if not read_only:
+            stack.enter_context(_alone(engine, address, wait_seconds))
+        options = [f"DATA_PATH '{quoted(address.data_path)}'"] if address.data_path else []
+        if read_only:
+            options.append("READ_ONLY")
+        if address.data_path and "://" in address.data_path:
+            _reach_object_store(engine)
+        connection = stack.enter_context(_attached(engine, address, address.url, options))
+        yield connection
+
+
+@contextmanager
+def _alone(engine: duckdb.DuckDBPyConnection, address: StoreAddress, wait_seconds: float) -> Iterator[None]:
+    """Hold the catalog's writer lock: DuckLake has no keys, and two merges of one key would both be kept.
+
+    It is an advisory lock of PostgreSQL that ends with its session, hence also when this process is killed.
+    """
+    with _attached(engine, address, address.catalog, ["TYPE postgres"]) as connection:
+        connection.begin()
+        try_lock = f"FROM postgres_query(current_database(), 'SELECT pg_try_advisory_xact_lock({_WRITER_LOCK})')"
+
+        def lock() -> None:
+            if connection.execute(try_lock).fetchone() != (True,):
+                raise WarehouseBusyError(
+                    f"The warehouse {address} was being written to by another process for {wait_seconds:g} s: try again."
+                )
+
+        try:
+            _patiently(lock, wait_seconds)
+            yield
+        finally:
+            with contextlib.suppress(duckdb.Error):  # a catalog that went away has let go of the lock
+                connection.rollback()
+
+
+@contextmanager
+def _attached(
+    engine: duckdb.DuckDBPyConnection, address: StoreAddress, target: str, options: list[str]
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Lend a connection of its own that stands in the database which is attached for it."""
+    name, connection = f"store_{next(_names)}", engine.cursor()
+    option_list = f" ({', '.join(options)})" if options else ""
+    try:
+        try:
+            connection.execute(f"ATTACH '{quoted(target)}' AS {name}{option_list}")
+            connection.execute(f"USE {name}")
+        except duckdb.Error as error:
+            raise _unreachable(address, error) from None
+        yield connection
+    finally:
+        with contextlib.suppress(duckdb.Error):  # what was not attached, or lost its server, is gone already
+            connection.rollback()
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("USE memory")
+            connection.execute(f"DETACH {name}")
+        connection.close()
+
+
+@functools.lru_cache(maxsize=1)
+def _lake_engine(_process_id: int) -> duckdb.DuckDBPyConnection:
+    """Return this process's DuckDB with the extensions loaded: that takes three times as long as attaching a lake."""
+    engine = duckdb.connect(config={"memory_limit": _MEMORY_LIMIT})
+    for extension in ("ducklake", "postgres_scanner"):
+        engine.execute(f"LOAD '{quoted(_extension_path(extension))}'")
+    engine.execute("SET ducklake_max_retry_count = 100")
+    return engine
+
+
+def _extension_path(name: str) -> str:
+    package: Any = resources.files(f"duckdb_extension_{name}")
+    return str(package / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension")
+
+
+def _reach_object_store(engine: duckdb.DuckDBPyConnection) -> None:
+    """Give DuckDB the credentials that stand in AWS's usual variables; as with libpq's PG*, their names are not ours."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    scheme, _, host = endpoint.rpartition("://")
+    options = {
+        "KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", ""),
+        "SECRET": os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+        "SESSION_TOKEN": os.environ.get("AWS_SESSION_TOKEN", ""),
+        "REGION": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", ""),
+        "ENDPOINT": host.rstrip("/"),
+        "URL_STYLE": "path" if host else "",
+        "USE_SSL": "false" if scheme == "http" else "",
+    }
+    given = ", ".join(f"{name} '{quoted(value)}'" for name, value in options.items() if value)
+    engine.execute(f"LOAD '{quoted(_extension_path('httpfs'))}'")
+    engine.execute(f"CREATE OR REPLACE SECRET object_store (TYPE s3{', ' + given if given else ''})")
+
+
+def _patiently(attempt: Callable[[], _Result], wait_seconds: float) -> _Result:
+    """Return the attempt's result; while the store is busy try again, quietly, until the time is over."""
+    deadline = time.monotonic() + wait_seconds
+    pause = 0.005
+    while True:
+        try:
+            return attempt()
+        except WarehouseBusyError:
+            if time.monotonic() + pause > deadline:
+                raise
+        time.sleep(random.uniform(pause / 2, pause))
+        pause = min(pause * 2, 0.1)
+
+
+def _is_lock_conflict(error: duckdb.Error) -> bool:
+    """Return whether another process holds the file, or this one does in the other mode (texts of DuckDB 1.5.5)."""
+    text = str(error)
+    return any(
+        sign in text
+        for sign in (
+            "Could not set lock on file",
+            "with a different configuration than existing connections",
+            "Unique file handle conflict",
+        )
+    )
+
+
+def _holder(error: duckdb.Error) -> str:
+    found = re.search(r"\(PID (\d+)\)", str(error))
+    return f" by process {found[1]}" if found else " by this process itself, in another mode"
+
+
+def _explained(address: StoreAddress, error: duckdb.Error, what: str = "failed") -> Exception:
+    """Return the error as a sentence where the user can do something about it; a wrong query stays what it is."""
+    text = without_secrets(str(error))
+    if any(sign in text for sign in ("No space left", "File too large", "Could not write", "out of disk space")):
+        return StorageFullError(
+            f"The disk of the warehouse {address} is full, nothing of this transaction was kept: "
+            f"make room, then try again; nothing else is needed. ({text})"
+        )
+    if type(error) is duckdb.Error or isinstance(error, duckdb.OperationalError | duckdb.InternalError):
+        return StorageError(f"The warehouse {address} {what}: {text}")
+    if address.is_lake:
+        return type(error)(text)
+    return error
+
+
+def _unreachable(address: StoreAddress, error: duckdb.Error) -> StorageError:
+    text = without_secrets(str(error))
+    if "creating a new DuckLake is explicitly disabled" in text:
+        return WarehouseMissingError(
+            f"There is no warehouse in {address} yet. Start the pipeline, or `cryptotrace restore` a backup."
+        )
+    if "data_path is not set" in text:
+        return StorageError(
+            f"The warehouse {address} is new and needs a place for its files: set WAREHOUSE_DATA_PATH to a folder that "
+            "all machines share, or to s3://bucket/folder."
+        )
+    if "does not match existing data path" in text:
+        return StorageError(
+            f"WAREHOUSE_DATA_PATH ({address.data_path}) is not where the warehouse {address} keeps its files: {text}"
+        )
+    return StorageError(
+        f"The warehouse {address} could not be opened: its PostgreSQL catalog or its data path did not answer. "
+        f"Check WAREHOUSE_URL and WAREHOUSE_DATA_PATH. ({text})"
+    )

@@ -1,0 +1,328 @@
+"""The contract of the one door to stored data, on both stores."""
+
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from cryptotrace_dagster import schema
+from cryptotrace_dagster.connections import without_secrets
+from cryptotrace_dagster.domain.windows import Window, utc_now
+from cryptotrace_dagster.schema import FoundSchema, Migration
+from cryptotrace_dagster.storage import (
+    ContractError,
+    StorageError,
+    StorageFullError,
+    Warehouse,
+    WarehouseBusyError,
+    WarehouseMissingError,
+)
+from cryptotrace_dagster.tables import (
+    ALL_TABLES,
+    DEAD_LETTERS,
+    RAW_TICKS,
+    SCHEMA_VERSION,
+    SCHEMA_VERSIONS,
+    ColumnType,
+)
+from tests.builders import NOON, ticks
+from tests.postgres_server import PostgresServer
+from tests.storage.conftest import NewStore
+
+HOUR = Window(NOON, NOON + timedelta(hours=1))
+HOLD = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1], read_only=sys.argv[2] == "reading")
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_every_type_comes_back_as_it_went_in(store: Warehouse) -> None:
+    frame = ticks(
+        {"price": Decimal("0.00000001"), "quantity": Decimal("999999999999.99999999")},
+        {"symbol": "1000SATSUSDT", "is_buyer_maker": True, "trade_time": NOON + timedelta(microseconds=1)},
+    ).sort("symbol")
+    letter = pl.DataFrame([("ticks", 0, 7, b"\x00\xff{", "why", NOON)], schema=DEAD_LETTERS.polars_schema, orient="row")
+    with store.transaction() as transaction:
+        transaction.append(RAW_TICKS, frame)
+        transaction.append(DEAD_LETTERS, letter)
+    assert_frame_equal(store.read_window(RAW_TICKS, HOUR), frame)
+    assert_frame_equal(store.read(f"SELECT * FROM {DEAD_LETTERS.name}"), letter)
+
+
+def test_a_block_that_raises_leaves_no_row(store: Warehouse) -> None:
+    with pytest.raises(RuntimeError, match="stop"), store.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({}))
+        raise RuntimeError("stop")
+    assert store.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 0
+
+
+def test_replacing_a_window_touches_nothing_beside_it(store: Warehouse) -> None:
+    rows = ticks({"trade_time": NOON}, {"trade_time": HOUR.end}, {"symbol": "ETHUSDT", "trade_time": NOON})
+    with store.transaction() as transaction:
+        transaction.append(RAW_TICKS, rows)
+    fresh = ticks({"trade_id": 9, "trade_time": NOON + timedelta(minutes=1)})
+    with store.transaction() as transaction:
+        assert transaction.replace_window(RAW_TICKS, HOUR, fresh, symbol="BTCUSDT") == 1
+    kept = store.read(f"SELECT symbol, trade_id FROM {RAW_TICKS.name} ORDER BY ALL")
+    assert kept.rows() == [("BTCUSDT", 2), ("BTCUSDT", 9), ("ETHUSDT", 3)]
+
+
+def test_rows_outside_the_replaced_window_are_refused(store: Warehouse) -> None:
+    """They would be doubled by the next replacement of their own window."""
+    for stray in (ticks({"trade_time": HOUR.end}), ticks({"symbol": "ETHUSDT"})):
+        with pytest.raises(ContractError, match="lie outside"), store.transaction() as transaction:
+            transaction.replace_window(RAW_TICKS, HOUR, stray, symbol="BTCUSDT")
+
+
+def test_merging_puts_rows_in_the_place_of_their_key(store: Warehouse) -> None:
+    with store.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({"price": Decimal(1)}, {"price": Decimal(2)}))
+    with store.transaction() as transaction:
+        transaction.merge(RAW_TICKS, ticks({"trade_id": 2, "price": Decimal(3)}, {"trade_id": 5, "price": Decimal(4)}))
+    found = store.read(f"SELECT trade_id, price::DOUBLE AS price FROM {RAW_TICKS.name} ORDER BY trade_id")
+    assert found.rows() == [(1, 1.0), (2, 3.0), (5, 4.0)]
+
+
+def test_a_frame_that_breaks_the_contract_is_refused(store: Warehouse) -> None:
+    cases = {
+        "missing columns": ticks({}).drop("price"),
+        "unexpected columns": ticks({}).with_columns(extra=1),
+        "null in price": ticks({}).with_columns(price=pl.lit(None, pl.Decimal(20, 8))),
+        "does not fit": ticks({}).with_columns(price=pl.lit("dear")),
+    }
+    for complaint, frame in cases.items():
+        with pytest.raises(ContractError, match=complaint), store.transaction() as transaction:
+            transaction.append(RAW_TICKS, frame)
+
+
+def test_reading_cannot_write(store: Warehouse) -> None:
+    with pytest.raises(duckdb.Error), store.reading() as connection:
+        connection.execute(f"DELETE FROM {RAW_TICKS.name}")
+
+
+def test_a_wrong_query_is_reported_as_what_it_is(store: Warehouse) -> None:
+    with pytest.raises(duckdb.BinderException, match="no_such_column"):
+        store.read(f"SELECT no_such_column FROM {RAW_TICKS.name}")
+
+
+def test_a_store_that_is_not_there_yet_says_how_to_get_one(new_store: NewStore) -> None:
+    with pytest.raises(WarehouseMissingError, match="Start"):
+        new_store().read("SELECT 1")
+
+
+def test_making_the_tables_again_writes_nothing(store: Warehouse) -> None:
+    """Every asset, sensor and schedule asks for it; a write each time would queue them behind each other."""
+    before = store.read(f"SELECT * FROM {SCHEMA_VERSIONS.name}")
+    impatient = Warehouse(store.url, data_path=store.address.data_path, lock_wait_seconds=0.2)
+    with store.reading() if not store.is_lake else store.transaction():  # what keeps a writer out of either store
+        impatient.create()
+    assert_frame_equal(store.read(f"SELECT * FROM {SCHEMA_VERSIONS.name}"), before)
+
+
+def test_a_table_and_a_column_that_a_release_added_are_made_on_opening(store: Warehouse) -> None:
+    with store.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({}))
+        transaction.connection.execute("DROP TABLE dirty_windows")
+        transaction.connection.execute("ALTER TABLE alerts DROP COLUMN retracted_at")
+    store.create()
+    assert store.read("SELECT count(*) FROM dirty_windows").item() == 0
+    assert "retracted_at" in store.read("SELECT * FROM alerts").columns
+    assert store.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 1
+
+
+def test_a_newer_schema_is_refused_with_a_sentence(store: Warehouse) -> None:
+    row = {"version": [SCHEMA_VERSION + 1], "migrated_at": [utc_now()]}
+    with store.transaction() as transaction:
+        transaction.append(SCHEMA_VERSIONS, pl.DataFrame(row, schema=SCHEMA_VERSIONS.polars_schema))
+    with pytest.raises(StorageError, match=r"schema version \d+, this release knows \d+: install the newer"):
+        store.create()
+
+
+def test_an_older_store_is_migrated_forward_step_by_step(store: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = (
+        Migration(3, ("UPDATE raw_ticks SET price = price * 10",)),
+        Migration(2, ("UPDATE raw_ticks SET price = price + 1",)),
+    )
+    with store.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({"price": Decimal(1)}))
+    monkeypatch.setattr(schema.migration_statements, "__kwdefaults__", {"version": 3, "migrations": steps})
+    monkeypatch.setattr("cryptotrace_dagster.storage.SCHEMA_VERSION", 3)
+    for _ in range(2):  # the second time there is nothing left to do
+        store.create()
+        assert store.read("SELECT price FROM raw_ticks").item() == Decimal(20)
+    assert store.read("SELECT version FROM schema_versions ORDER BY version")["version"].to_list() == [1, 3]
+
+
+def test_a_missing_column_that_may_not_be_null_needs_a_migration() -> None:
+    columns = {table.name: frozenset(table.column_names) for table in ALL_TABLES}
+    columns["raw_ticks"] -= {"is_buyer_maker"}
+    with pytest.raises(StorageError, match="has no column is_buyer_maker: another release"):
+        schema.additions(FoundSchema(SCHEMA_VERSION, columns))
+
+
+def test_two_threads_write_one_after_the_other(store: Warehouse) -> None:
+    """Two transactions that both read 'not stored yet' would both store it."""
+
+    def add_one() -> None:
+        with store.transaction() as transaction:
+            (count,) = transaction.query(f"SELECT count(*) FROM {RAW_TICKS.name}").row(0)
+            transaction.append(RAW_TICKS, ticks({"trade_id": count + 1}))
+
+    threads = [threading.Thread(target=add_one) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = store.read(f"SELECT trade_id FROM {RAW_TICKS.name} ORDER BY trade_id")
+    assert found["trade_id"].to_list() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_writer_is_waited_for_only_so_long(store: Warehouse) -> None:
+    impatient = Warehouse(store.url, data_path=store.address.data_path, lock_wait_seconds=0.3)
+    with store.transaction(), pytest.raises(WarehouseBusyError, match=r"0\.3 s"), impatient.transaction():
+        pytest.fail("two writers at once")
+
+
+@pytest.mark.parametrize("mode", ["reading", "writing"])
+def test_a_file_that_another_process_holds_is_waited_for(warehouse: Warehouse, mode: str) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, warehouse.url, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin is not None and holder.stdout is not None
+    assert holder.stdout.readline() == "open\n"
+    try:
+        impatient = Warehouse(warehouse.url, lock_wait_seconds=0.3)
+        with pytest.raises(WarehouseBusyError, match=f"by process {holder.pid}"), impatient.transaction():
+            pytest.fail("the file was not locked")
+        threading.Timer(0.3, holder.stdin.close).start()
+        with warehouse.transaction() as transaction:
+            transaction.append(RAW_TICKS, ticks({}))
+    finally:
+        holder.kill()
+        holder.wait()
+    assert warehouse.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 1
+
+
+def test_this_process_reading_keeps_its_own_writer_waiting_not_failing(warehouse: Warehouse) -> None:
+    impatient = Warehouse(warehouse.url, lock_wait_seconds=0.2)
+    with warehouse.reading(), pytest.raises(WarehouseBusyError, match="this process itself"), impatient.transaction():
+        pytest.fail("the file was not locked")
+
+
+def test_a_file_that_is_no_warehouse_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "notes.duckdb"
+    path.write_text("not a database " * 1000)
+    with pytest.raises(StorageError, match="not a valid DuckDB database"):
+        Warehouse(str(path)).create()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StorageError, match="choose another DATA_DIR"):
+        Warehouse(str(tmp_path / "taken" / "store.duckdb")).create()
+
+
+FULL_DISK = """
+import resource, signal, sys
+from cryptotrace_dagster.storage import StorageFullError, Warehouse
+from cryptotrace_dagster.tables import RAW_TICKS
+from tests.builders import ticks
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    with Warehouse(sys.argv[1]).transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks(*({"symbol": f"S{i}USDT"} for i in range(40_000))))
+except StorageFullError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_named_and_what_was_committed_stays(warehouse: Warehouse) -> None:
+    with warehouse.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({}))
+    limit = Path(warehouse.url).stat().st_size + 20_000
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, warehouse.url, str(limit)], capture_output=True, text=True, check=False
+    )
+    assert "is full, nothing of this transaction was kept: make room" in run.stdout, run.stderr
+    assert warehouse.read(f"SELECT symbol FROM {RAW_TICKS.name}")["symbol"].to_list() == ["BTCUSDT"]
+    with warehouse.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({"trade_id": 2}))
+    assert issubclass(StorageFullError, StorageError)
+
+
+def test_a_published_copy_holds_the_same_rows_and_replaces_the_one_before(store: Warehouse, tmp_path: Path) -> None:
+    copy = tmp_path / "published" / "cryptotrace.duckdb"
+    for trade_id in (1, 2):
+        with store.transaction() as transaction:
+            transaction.append(RAW_TICKS, ticks({"trade_id": trade_id}))
+        store.publish(copy)
+        assert_frame_equal(Warehouse(str(copy)).read_window(RAW_TICKS, HOUR), store.read_window(RAW_TICKS, HOUR))
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    Warehouse(str(copy)).create()
+
+
+def test_a_copy_that_cannot_be_written_leaves_the_one_before(warehouse: Warehouse, tmp_path: Path) -> None:
+    target = tmp_path / "published"
+    target.mkdir()
+    (target / "keep").write_text("")
+    with pytest.raises(StorageError, match="could not be written"):
+        warehouse.publish(target)  # a folder stands where the file shall be
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "warehouse"]
+
+
+def test_a_password_never_shows(postgres: PostgresServer) -> None:
+    url = f"ducklake:postgres:dbname=none host=127.0.0.1 port={postgres.port} user=postgres password='a b' "
+    store = Warehouse(url, data_path="/nowhere/")
+    with pytest.raises(StorageError) as failure:
+        store.read("SELECT 1")
+    assert "a b" not in f"{failure.value} {store!r}"
+    assert "password=***" in repr(store)
+    assert without_secrets("postgresql://me:hunter2@host/db") == "postgresql://me:***@host/db"
+
+
+def test_a_lake_whose_catalog_is_not_postgresql_is_refused() -> None:
+    with pytest.raises(StorageError, match="not PostgreSQL"):
+        Warehouse("ducklake:sqlite:metadata.sqlite", data_path="/tmp/lake/")
+
+
+def test_a_new_lake_asks_for_the_place_of_its_files(postgres: PostgresServer) -> None:
+    with pytest.raises(StorageError, match="set WAREHOUSE_DATA_PATH"):
+        Warehouse(postgres.create_database("homeless")).create()
+
+
+def test_a_catalog_that_dies_in_a_transaction_is_an_error_and_not_the_end_of_the_process(
+    lake: Warehouse, postgres: PostgresServer
+) -> None:
+    with pytest.raises(StorageError), lake.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({}))
+        postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'lake%'")
+    assert lake.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 0
+    with lake.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({}))
+    assert lake.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 1
+
+
+def test_the_lake_keeps_each_day_in_files_of_its_own(lake: Warehouse) -> None:
+    days = [{"symbol": f"S{i}", "trade_time": NOON + timedelta(days=i % 2)} for i in range(40)]
+    with lake.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks(*days))
+    assert lake.address.data_path is not None
+    folders = {path.parent.name for path in Path(lake.address.data_path).glob("**/*.parquet")}
+    assert folders == {"day=5", "day=6"}
+
+
+def test_every_column_type_is_covered_by_the_round_trip() -> None:
+    """The round trip above is only as good as the types it sends through."""
+    sent = {column.type for table in (RAW_TICKS, DEAD_LETTERS) for column in table.columns}
+    derived = {ColumnType.DOUBLE, ColumnType.VOLUME, ColumnType.QUOTE_VOLUME}
+    assert sent | derived == set(ColumnType)
