@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cryptotrace_dagster.errors import UserError
@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _secrets_from_files(cls, values: dict[str, object]) -> dict[str, object]:
+        from_files = {name: secret_from_file(name.upper()) for name in SECRET_FIELDS if not values.get(name)}
+        return values | {name: value for name, value in from_files.items() if value}
+
     @property
     def resolved_warehouse_url(self) -> str:
         """Return the store, with the default filled in."""
@@ -124,6 +130,26 @@ class Settings(BaseSettings):
     def snapshot_path(self) -> Path:
         """Return where the published read-only copy of the warehouse lives."""
         return self.data_dir / "published" / "cryptotrace.duckdb"
+
+
+SECRET_FIELDS = ("discord_webhook_url", "discord_bot_token", "api_token")
+
+
+def secret_from_file(name: str) -> str | None:
+    """Return a secret from the file that `<name>_FILE` names, as containers get it; None where none is named, or empty.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    path = os.environ.get(f"{name}_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() or None
+    except OSError as error:
+        raise SettingsError(
+            f"{name}_FILE names {path}, which cannot be read ({error.strerror}): correct it."
+        ) from error
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from cryptotrace_dagster.notify.message import Message
 from cryptotrace_dagster.notify.transport import BotChannel, Channel, Sent, WebhookChannel
+from cryptotrace_dagster.settings import secret_from_file
 
 DEFAULT_ROUTE = "default"
 
@@ -87,5 +88,5 @@ class Messenger:
 
 
 def secret_from_environment(name: str) -> str | None:
-    """Return a variable's value from the environment, or else from `.env`; None where it is empty or unset."""
-    return os.environ.get(name) or dotenv_values(Path(".env")).get(name) or None
+    """Return a variable's value from the environment, the file that `<name>_FILE` names, or `.env`; None where unset."""
+    return os.environ.get(name) or secret_from_file(name) or dotenv_values(Path(".env")).get(name) or None
