@@ -66,7 +66,7 @@ class Feed:
         self.rest = AsyncBinanceRest(settings.binance_rest_url)
         self.filler = Filler(self.lanes, self.rest, self.publisher)
         reach = timedelta(minutes=settings.start_fill_minutes)
-        self.repair = Repair(self._warehouse, self.lanes, self.filler, self.rest, reach)
+        self.repair = Repair(self._warehouse, self.lanes, self.filler, self.rest, self.publisher, reach=reach)
         self.connections: list[StreamConnection] = []
         self._intakes: list[Intake] = []
         self._started_at = time.monotonic()

@@ -5,6 +5,7 @@ the back-pressure: the caller stops reading and waits with `wait_for_room`. Stay
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from cryptotrace_dagster.errors import UserError
 QUEUE_MESSAGES = 100_000
 _QUEUE_KILOBYTES = 65_536
 _MAX_REASON = 500
+_ERROR_LOG_SECONDS = 10.0
 _LOG = structlog.get_logger(__name__)
 
 
@@ -37,6 +39,7 @@ class Publisher:
         self.bootstrap_servers = bootstrap_servers
         self.is_fatal = False
         self.broker_error = ""
+        self._silent_until = 0.0
         self._on_lost = on_lost
         self._producer = Producer(self._configuration())
         # The bound method itself: one attribute look-up less for every trade.
@@ -106,6 +109,8 @@ class Publisher:
 
     def _failed(self, error: KafkaError) -> None:
         self.broker_error = str(error)
-        if error.fatal():
-            self.is_fatal = True
-        _LOG.warning("feed.broker_error", reason=str(error), is_fatal=error.fatal())
+        self.is_fatal = self.is_fatal or error.fatal()
+        now = time.monotonic()
+        if error.fatal() or now >= self._silent_until:  # a broker that is away is reported several times a second
+            self._silent_until = now + _ERROR_LOG_SECONDS
+            _LOG.warning("feed.broker_error", reason=str(error), is_fatal=error.fatal())

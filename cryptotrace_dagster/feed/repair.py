@@ -20,10 +20,12 @@ from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.feed.filling import Fill, Filler
 from cryptotrace_dagster.feed.ids import NOTHING_SEEN, subtract
 from cryptotrace_dagster.feed.intake import Lane
+from cryptotrace_dagster.feed.publisher import BrokerUnreachableError, Publisher
 from cryptotrace_dagster.storage import StorageError, Warehouse
 from cryptotrace_dagster.tables import TRADE_ID_RANGES
 
 LOOK_SECONDS = 4.0
+_BROKER_SECONDS = 2.0
 _IN_FLIGHT_SECONDS = 20.0  # a fill that did not arrive by then, though nothing newer did either, is sent again ...
 _LONGEST_IN_FLIGHT_SECONDS = 600.0  # ... and again, after twice the time each
 _LOG = structlog.get_logger(__name__)
@@ -60,11 +62,11 @@ def stored_ids(ranges: pl.DataFrame, oldest: datetime) -> dict[str, StoredIds]:
     }
 
 
-def holes_before_start(stored: StoredIds, first_seen: int) -> tuple[Hole, ...]:
-    """Return the hole between the last trade stored and the first one that this feed saw, if there is one."""
-    if first_seen == NOTHING_SEEN or stored.last_id >= first_seen - 1:
+def hole_before(trade_id: int, stored: StoredIds) -> tuple[Hole, ...]:
+    """Return the hole between the last trade stored and this id, if there is one."""
+    if trade_id == NOTHING_SEEN or stored.last_id >= trade_id - 1:
         return ()
-    return (Hole(stored.last_id + 1, first_seen - 1, stored.last_trade_time),)
+    return (Hole(stored.last_id + 1, trade_id - 1, stored.last_trade_time),)
 
 
 def lost(holes: Sequence[Hole], fills: Sequence[Fill], stored_last_id: int, now: float) -> list[Hole]:
@@ -101,13 +103,25 @@ class Repair:
     """Looks at the warehouse every few seconds and hands what was lost to the lanes' gaps."""
 
     def __init__(
-        self, warehouse: Warehouse, lanes: Sequence[Lane], filler: Filler, rest: AsyncBinanceRest, reach: timedelta
+        self,
+        warehouse: Warehouse,
+        lanes: Sequence[Lane],
+        filler: Filler,
+        rest: AsyncBinanceRest,
+        publisher: Publisher,
+        *,
+        reach: timedelta,
     ) -> None:
         self._warehouse = warehouse
         self._lanes = lanes
         self._filler = filler
         self._rest = rest
+        self._publisher = publisher
         self._reach = reach
+        self._cluster_id = ""
+        # What was published before these ids must be stored, or be fetched again: this feed was not there, or the
+        # broker that took them is no more.
+        self._settled: dict[str, int] = {}
         self._before: dict[str, list[Hole]] = {}
         self.repaired = 0
 
@@ -118,12 +132,13 @@ class Repair:
                 await self.look()
             except StorageError as error:
                 _LOG.info("feed.warehouse_not_readable", reason=str(error))
-            except ExchangeError as error:
+            except (ExchangeError, BrokerUnreachableError) as error:
                 _LOG.warning("feed.repair_must_wait", reason=str(error))
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
         """Compare once."""
+        await self._look_at_broker()
         oldest = utc_now() - self._reach
         ranges = await asyncio.to_thread(self._read_ranges)
         for lane in self._lanes:
@@ -131,8 +146,16 @@ class Repair:
             if stored is not None:
                 await self._look_at(lane, stored, oldest)
 
+    async def _look_at_broker(self) -> None:
+        cluster_id = await asyncio.to_thread(self._publisher.check, _BROKER_SECONDS)
+        if self._cluster_id and cluster_id != self._cluster_id:
+            _LOG.warning("feed.broker_replaced", cluster_id=cluster_id)
+            self._settled = {lane.symbol: lane.ids.next_id for lane in self._lanes}
+        self._cluster_id = cluster_id
+
     async def _look_at(self, lane: Lane, stored: StoredIds, oldest: datetime) -> None:
-        missing = [*stored.holes, *holes_before_start(stored, lane.ids.first_id)]
+        settled = self._settled.get(lane.symbol, lane.ids.first_id)
+        missing = [*stored.holes, *hole_before(settled, stored)]
         found = lost(missing, self._filler.fills_of(lane.symbol), stored.last_id, time.monotonic())
         confirmed = seen_twice(found, self._before.get(lane.symbol, []))
         self._before[lane.symbol] = found

@@ -100,9 +100,11 @@ async def running(
     """Run exchange and feed until the block ends; both must end without an error."""
     if exchange is None:
         config = exchange_config or ExchangeConfig(symbols=SYMBOLS, trades_per_second=400)
-        async with SimulatedExchange(config) as started:
-            async with running(bootstrap_servers, data_dir, exchange=started, **settings) as line:
-                yield line
+        async with (
+            SimulatedExchange(config) as started,
+            running(bootstrap_servers, data_dir, exchange=started, **settings) as line,
+        ):
+            yield line
         return
     topic = f"ticks-{uuid4().hex[:8]}"
     chosen = {
