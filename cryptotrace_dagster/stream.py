@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, cast
+from typing import Annotated, Self, cast
 
 import msgspec
 import polars as pl
@@ -24,6 +24,12 @@ from cryptotrace_dagster.tables import DEAD_LETTERS, RAW_TICKS
 REQUEST_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # a broker that owes us messages and sends none for so long is treated as gone
 _CALL_MESSAGES = 1000  # cheaper per message than ten or a hundred times as many
+_BATCH_BYTES = 96 * 2**20  # a batch ends here, however few messages that is: garbage may come in megabytes
+_WITHOUT_TOPIC_ID = {  # a topic that is not there yet, or a broker from before topics had ids
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError._UNSUPPORTED_FEATURE,
+}
 _EMBEDDED_CLUSTER = "mockCluster"  # it cannot describe topics, and its cluster id is new at each start
 _MICROSECONDS_FROM = 10**14  # exchange times at or above this are microseconds, below it milliseconds
 
@@ -51,21 +57,23 @@ class TickBatch:
     next_offsets: dict[int, int]
 
 
+_Id = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+
+
 class AggTrade(msgspec.Struct):
     """Binance's `aggTrade`, or its `trade` (`t` in place of `a`, `f`, `l`). Letters as in the exchange's documentation."""
 
     s: str
-    p: str  # price
-    q: str  # quantity
-    T: int  # trade time
+    p: str | float  # price
+    q: str | float  # quantity
+    T: _Id  # trade time
     m: bool  # buyer is the maker
-    a: int | None = None  # aggregate trade id
-    f: int | None = None  # first trade id
-    l: int | None = None  # last trade id  # noqa: E741
-    t: int | None = None  # trade id of a single `trade`
+    a: _Id | None = None  # aggregate trade id
+    f: _Id | None = None  # first trade id
+    l: _Id | None = None  # last trade id  # noqa: E741
+    t: _Id | None = None  # trade id of a single `trade`
 
 
-_NOT_A_NUMBER = (pl.exceptions.PolarsError, OverflowError)  # a price, quantity or id that its column cannot hold
 _WIRE_SCHEMA = pl.Schema(
     {
         "s": pl.String(),
@@ -78,6 +86,9 @@ _WIRE_SCHEMA = pl.Schema(
         "m": pl.Boolean(),
     }
 )
+_EXACT = r"^\d{1,12}(\.\d{1,8}0*)?$"  # what DECIMAL(20,8) holds without rounding
+_LATEST_MICROSECONDS = 253_402_300_799_999_999  # the end of the year 9999
+_AHEAD_US = 366 * 86_400 * 10**6  # a trade so far ahead of its receipt would carry the watermark away with it
 
 
 class TickStream:
@@ -87,12 +98,15 @@ class TickStream:
         self.topic = topic
         self._bootstrap_servers = bootstrap_servers
         self._identity: TopicIdentity | None = None
+        self._positions: dict[int, int] = {}  # of a reader that follows the topic
+        self._ends: dict[int, int] = {}  # where partitions were seen to end since the last batch
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,
                 "group.id": "cryptotrace-ingest",  # required by the client, unused: offsets live in the warehouse
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
+                "enable.partition.eof": True,
                 "fetch.queue.backoff.ms": 1,
                 "queued.max.messages.kbytes": 65536,
                 "fetch.wait.max.ms": 100,
@@ -121,8 +135,10 @@ class TickStream:
         try:
             described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=REQUEST_SECONDS)
             topic_id = str(described[self.topic].result().topic_id)
-        except KafkaException:
-            topic_id = ""  # an old broker, or a topic that is not there yet
+        except KafkaException as error:
+            if error.args[0].code() not in _WITHOUT_TOPIC_ID:
+                raise self._away(error) from error
+            topic_id = ""
         self._identity = TopicIdentity(cluster_id, self.topic, topic_id)
         return self._identity
 
@@ -158,33 +174,43 @@ class TickStream:
         self._consumer.assign([TopicPartition(self.topic, r.topic_partition, r.start) for r in plan.ranges])
         try:
             while open_ranges:
+                before = dict(open_ranges)
                 messages = self._take(open_ranges, batch_messages)
-                yield decoded(identity, messages)
+                reached = {p: planned.end for p, planned in before.items() if p not in open_ranges}
+                yield decoded(identity, messages, reached)
         finally:
             self._consumer.unassign()
 
     def follow(self, plan: OffsetPlan, low_watermarks: Mapping[int, int], high_watermarks: Mapping[int, int]) -> None:
         """Stand at the plan's start in every partition, so that `next_batch` returns all that comes from there on."""
-        starts = {**high_watermarks, **{each.topic_partition: each.start for each in plan.ranges}}
-        self._consumer.assign([TopicPartition(self.topic, partition, start) for partition, start in starts.items()])
+        self._positions = {**high_watermarks, **{each.topic_partition: each.start for each in plan.ranges}}
+        self._consumer.assign([TopicPartition(self.topic, p, start) for p, start in self._positions.items()])
 
     def next_batch(self, batch_messages: int, wait_seconds: float) -> TickBatch | None:
         """Return what has come since, after waiting at most so long for the first message; None when nothing came."""
-        first = self._consume(1, wait_seconds)
-        if not first:
-            return None
-        messages = first
-        while len(messages) < batch_messages:
+        messages = self._consume(1, wait_seconds)
+        size = sum(map(len, messages))
+        while messages and len(messages) < batch_messages and size < _BATCH_BYTES:
             more = self._consume(min(_CALL_MESSAGES, batch_messages - len(messages)), 0.0)
             if not more:
                 break
             messages.extend(more)
-        return decoded(self._identity or self.identity(), messages)
+            size += sum(map(len, more))
+        # The log may end with what is no message: a transaction's marker. It counts as read too.
+        reached = {p: end for p, end in self._ends.items() if end > self._positions.get(p, end)}
+        self._ends.clear()
+        if not messages and not reached:
+            return None
+        batch = decoded(self._identity or self.identity(), messages, reached)
+        self._positions.update(batch.next_offsets)
+        return batch
 
     def _take(self, open_ranges: dict[int, OffsetRange], batch_messages: int) -> list[Message]:
+        """Return planned messages, and take the partitions whose planned end is reached out of `open_ranges`."""
         taken: list[Message] = []
+        size = 0
         deadline = time.monotonic() + SILENCE_SECONDS
-        while open_ranges and len(taken) < batch_messages:
+        while open_ranges and len(taken) < batch_messages and size < _BATCH_BYTES:
             messages = self._consume(min(_CALL_MESSAGES, batch_messages - len(taken)), 0.2)
             if messages:
                 deadline = time.monotonic() + SILENCE_SECONDS
@@ -199,17 +225,26 @@ class TickStream:
                     continue  # beyond the planned end: the next plan reads it
                 if _offset(message) < planned.end:
                     taken.append(message)
+                    size += len(message)
                 if _offset(message) >= planned.end - 1:
-                    del open_ranges[planned.topic_partition]
-                    self._consumer.incremental_unassign([TopicPartition(self.topic, planned.topic_partition)])
+                    self._close(open_ranges, planned.topic_partition)
+            for partition in [p for p, planned in open_ranges.items() if self._ends.get(p, -1) >= planned.end]:
+                self._close(open_ranges, partition)  # the last offsets hold no message: a transaction's marker
         return taken
+
+    def _close(self, open_ranges: dict[int, OffsetRange], partition: int) -> None:
+        del open_ranges[partition]
+        self._consumer.incremental_unassign([TopicPartition(self.topic, partition)])
 
     def _consume(self, count: int, wait_seconds: float) -> list[Message]:
         messages: list[Message] = self._consumer.consume(count, timeout=wait_seconds)
         for message in messages:
             error = message.error()
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            if error is None:
+                continue
+            if error.code() != KafkaError._PARTITION_EOF:
                 raise self._away(error)
+            self._ends[_partition(message)] = _offset(message)
         return [message for message in messages if message.error() is None]
 
     def _away(self, error: object) -> StreamError:
@@ -232,78 +267,98 @@ def _bytes(message: Message) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
-def decoded(identity: TopicIdentity, messages: list[Message]) -> TickBatch:
-    """Return the messages as ticks, with those that cannot be read set aside, and the offsets that follow them."""
+def decoded(identity: TopicIdentity, messages: list[Message], reached: Mapping[int, int]) -> TickBatch:
+    """Return the messages as ticks, with those that cannot be read set aside, and the offsets that follow them.
+
+    `reached` names offsets that were reached beyond the messages.
+    """
     next_offsets: dict[int, int] = {}
     for message in messages:
         next_offsets[_partition(message)] = _offset(message) + 1
+    for partition, end in reached.items():
+        next_offsets[partition] = max(end, next_offsets.get(partition, 0))
     values = [_bytes(message) for message in messages]
     received_ms = [message.timestamp()[1] for message in messages]
-    ticks = _decode_all(values, received_ms)
-    if ticks is not None:
-        return TickBatch(identity, ticks, DEAD_LETTERS.empty(), next_offsets)
     ticks, reasons = decode_ticks(values, received_ms)
     recorded_at = utc_now()
     rows = [
         (identity.topic, _partition(messages[i]), _offset(messages[i]), values[i], reason, recorded_at)
         for i, reason in reasons.items()
     ]
-    return TickBatch(
-        identity, ticks, pl.DataFrame(rows, schema=DEAD_LETTERS.polars_schema, orient="row"), next_offsets
-    )
-
-
-def _decode_all(values: list[bytes], received_ms: list[int]) -> pl.DataFrame | None:
-    """Return all values as ticks at once, or None when any of them needs a closer look. Three times the speed."""
-    try:
-        wire = pl.read_ndjson(b"\n".join(values), schema=_WIRE_SCHEMA)
-        if wire.height != len(values) or any(wire[name].null_count() for name in wire.columns):
-            return None
-        return _as_ticks(wire, received_ms)
-    except pl.exceptions.PolarsError:
-        return None
+    dead_letters = pl.DataFrame(rows, schema=DEAD_LETTERS.polars_schema, orient="row")
+    return TickBatch(identity, ticks, dead_letters, next_offsets)
 
 
 def decode_ticks(values: list[bytes], received_ms: list[int]) -> tuple[pl.DataFrame, dict[int, str]]:
     """Return the readable values as `raw_ticks` rows, and for each of the others its index and the reason."""
-    rows: dict[int, tuple[object, ...]] = {}
+    wire = _read_together(values)
+    if wire is not None:
+        wire = wire.with_columns(received_us=pl.Series(received_ms, dtype=pl.Int64) * 1000)
+        if not wire.select(_complaint().is_not_null().any()).item():
+            return _as_ticks(wire), {}
+    wire, reasons = _read_one_by_one(values)
+    wire = wire.with_columns(received_us=pl.Series([received_ms[i] for i in wire["index"]], dtype=pl.Int64) * 1000)
+    judged = wire.with_columns(complaint=_complaint())
+    refused = judged.filter(pl.col("complaint").is_not_null())
+    reasons |= dict(refused.select("index", "complaint").iter_rows())
+    return _as_ticks(judged.filter(pl.col("complaint").is_null())), dict(sorted(reasons.items()))
+
+
+def _read_together(values: list[bytes]) -> pl.DataFrame | None:
+    """Return all values as wire rows at once, or None when any needs a closer look. Three times the speed."""
+    lines = b"\n".join(values)
+    if not values or lines.count(b"\n") != len(values) - 1:
+        return None
+    try:
+        wire = pl.read_ndjson(lines, schema=_WIRE_SCHEMA)
+    except pl.exceptions.PolarsError:
+        return None
+    has_all = wire.height == len(values) and not any(wire[name].null_count() for name in wire.columns)
+    return wire if has_all else None
+
+
+def _read_one_by_one(values: list[bytes]) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Return the values that have a trade's form as wire rows with their `index`, and the reasons of the others."""
+    rows: list[tuple[object, ...]] = []
     reasons: dict[int, str] = {}
     decoder = msgspec.json.Decoder(AggTrade)
     for index, value in enumerate(values):
         try:
-            rows[index] = _wire_row(decoder.decode(value))
-        except (msgspec.MsgspecError, ValueError) as error:  # the latter includes text that is not UTF-8
+            trade = decoder.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             reasons[index] = f"{type(error).__name__}: {error}"
-    try:
-        return _rows_as_ticks(rows, received_ms), reasons
-    except _NOT_A_NUMBER:
-        for index, row in list(rows.items()):
-            try:
-                _rows_as_ticks({index: row}, received_ms)
-            except _NOT_A_NUMBER as error:
-                reasons[index] = f"{type(error).__name__}: {error}"
-                del rows[index]
-    return _rows_as_ticks(rows, received_ms), reasons
+            continue
+        trade_id = trade.a if trade.a is not None else trade.t
+        if trade_id is None:
+            reasons[index] = "neither an aggregate trade id `a` nor a trade id `t`"
+            continue
+        first = trade.f if trade.f is not None else trade_id
+        last = trade.l if trade.l is not None else trade_id
+        rows.append((index, trade.s, trade_id, str(trade.p), str(trade.q), first, last, trade.T, trade.m))
+    return pl.DataFrame(rows, schema={"index": pl.Int64(), **_WIRE_SCHEMA}, orient="row"), reasons
 
 
-def _rows_as_ticks(rows: Mapping[int, tuple[object, ...]], received_ms: list[int]) -> pl.DataFrame:
-    wire = pl.DataFrame(list(rows.values()), schema=_WIRE_SCHEMA, orient="row")
-    return _as_ticks(wire, [received_ms[index] for index in rows])
+def _exchange_us() -> pl.Expr:
+    return pl.when(pl.col("T") >= _MICROSECONDS_FROM).then(pl.col("T")).otherwise(pl.col("T") * 1000)
 
 
-def _wire_row(trade: AggTrade) -> tuple[object, ...]:
-    trade_id = trade.a if trade.a is not None else trade.t
-    if trade_id is None:
-        raise ValueError("neither an aggregate trade id `a` nor a trade id `t`")
-    first = trade.f if trade.f is not None else trade_id
-    last = trade.l if trade.l is not None else trade_id
-    if last < first or trade_id < 0 or trade.T <= 0 or not trade.s:
-        raise ValueError(f"ids {trade_id}, {first}..{last}, time {trade.T} and symbol {trade.s!r} do not make a trade")
-    return (trade.s, trade_id, trade.p, trade.q, first, last, trade.T, trade.m)
+def _complaint() -> pl.Expr:
+    """Return why a wire row is no trade; null for those that are one."""
+    is_ahead = (pl.col("received_us") > 0) & (_exchange_us() > pl.col("received_us") + _AHEAD_US)
+    return (
+        pl.when(~pl.col("s").str.contains(r"^[\p{L}\p{N}_-]+$"))
+        .then(pl.lit("the symbol `s` is not one word"))
+        .when(~pl.col("p").str.contains(_EXACT) | ~pl.col("q").str.contains(_EXACT))
+        .then(pl.lit("price `p` or quantity `q` is no number of up to 12 digits and 8 decimals"))
+        .when((pl.col("a") < 0) | (pl.col("f") < 0) | (pl.col("l") < pl.col("f")))
+        .then(pl.lit("the ids `a`, `f`, `l` are negative or out of order"))
+        .when((pl.col("T") <= 0) | (pl.col("T") > _LATEST_MICROSECONDS) | is_ahead)
+        .then(pl.lit("the trade time `T` lies outside of what can be, or a year ahead of its receipt"))
+        .otherwise(pl.lit(None, pl.String()))
+    )
 
 
-def _as_ticks(wire: pl.DataFrame, received_ms: list[int]) -> pl.DataFrame:
-    exchange_us = pl.when(pl.col("T") >= _MICROSECONDS_FROM).then(pl.col("T")).otherwise(pl.col("T") * 1000)
+def _as_ticks(wire: pl.DataFrame) -> pl.DataFrame:
     price_type = RAW_TICKS.polars_schema["price"]
     return wire.select(
         symbol="s",
@@ -312,7 +367,7 @@ def _as_ticks(wire: pl.DataFrame, received_ms: list[int]) -> pl.DataFrame:
         quantity=pl.col("q").cast(price_type),
         first_trade_id="f",
         last_trade_id="l",
-        trade_time=exchange_us.cast(pl.Datetime("us")),
+        trade_time=_exchange_us().cast(pl.Datetime("us")),
         is_buyer_maker="m",
-        received_at=pl.Series(received_ms, dtype=pl.Int64).cast(pl.Datetime("ms")).cast(pl.Datetime("us")),
+        received_at=pl.col("received_us").cast(pl.Datetime("us")),
     )

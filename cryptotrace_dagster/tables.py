@@ -137,7 +137,7 @@ OHLC_BARS = Table(
 
 INGESTED_OFFSETS = Table(
     name="ingested_offsets",
-    description="How far each Kafka topic partition has been read. Append-only; the largest `next_offset` counts. "
+    description="How far each Kafka topic partition has been read. Append-only; the latest row counts. "
     "Committed in the transaction that holds the ticks themselves.",
     columns=(
         Column("cluster_id", T.TEXT, "Kafka's cluster id: offsets of another cluster mean nothing here."),

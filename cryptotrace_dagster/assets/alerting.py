@@ -15,10 +15,10 @@ from cryptotrace_dagster.assets.common import (
     table_metadata,
 )
 from cryptotrace_dagster.assets.detection import anomaly_scores
-from cryptotrace_dagster.domain.windows import EPOCH, utc_now
+from cryptotrace_dagster.domain.windows import EPOCH, Window, utc_now
 from cryptotrace_dagster.pipeline.alerts import refresh_alerts
 from cryptotrace_dagster.pipeline.delivery import deliver_alerts
-from cryptotrace_dagster.pipeline.dirty import clear_dirty, market_watermark
+from cryptotrace_dagster.pipeline.dirty import Remade, clear_dirty, closed_until, market_watermark
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.resources.discord import Discord
 from cryptotrace_dagster.resources.rules import AlertRules
@@ -47,7 +47,8 @@ def alerts(
     report = refresh_alerts(store, alert_rules.source().current(), window, watermark, utc_now())
     if _remakes_the_day(context):
         with store.transaction() as transaction:
-            clear_dirty(transaction, window, _run_started_at(context))
+            closed = Window(window.start, max(window.start, min(window.end, closed_until(watermark))))
+            clear_dirty(transaction, [Remade(closed, _run_started_at(context))])
     return dg.MaterializeResult(metadata=report_metadata(report))
 
 

@@ -3,20 +3,27 @@
 A run may be killed between storing ticks and making their bars; the next one finds here what is still to be made.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import polars as pl
 
-from cryptotrace_dagster.domain.windows import Window, day_window, floor, merged
+from cryptotrace_dagster.domain.windows import Window, day_window, floor, merged, utc_now
 from cryptotrace_dagster.storage import Transaction, Warehouse
 from cryptotrace_dagster.tables import DIRTY_WINDOWS, TRADE_ID_RANGES
 
 ALLOWED_LATENESS = timedelta(milliseconds=500)
+LONGEST_SCORED_BAR = timedelta(minutes=1)
 _DAY = timedelta(days=1)
 
 
-def record_dirty(transaction: Transaction, windows: list[Window], now: datetime) -> None:
-    """Remember the windows as stale, cut at midnight so that each belongs to one day."""
+def record_dirty(transaction: Transaction, windows: list[Window]) -> None:
+    """Remember the windows as stale, cut at midnight so that each belongs to one day.
+
+    The instant is taken here, while the writer's lock is held: see `clear_dirty`.
+    """
+    now = utc_now()
     rows = [(part.start, part.end, now) for window in windows for part in cut_by_day(window)]
     transaction.append(DIRTY_WINDOWS, pl.DataFrame(rows, schema=DIRTY_WINDOWS.polars_schema, orient="row"))
 
@@ -27,11 +34,37 @@ def pending_dirty(warehouse: Warehouse) -> list[Window]:
     return merged(Window(start, end) for start, end in rows.iter_rows())
 
 
-def clear_dirty(transaction: Transaction, inside: Window, recorded_until: datetime) -> int:
-    """Forget the stale windows that start in `inside` and were recorded by then; return their number."""
+@dataclass(frozen=True)
+class Remade:
+    """A window whose bars, features, scores and alerts were made anew, for all ticks recorded until then.
+
+    `recorded_until` lies before the first transaction of that work. Whoever recorded ticks by then held the writer's
+    lock, so that transaction waited for them and saw them; whatever came later is still stale.
+    """
+
+    window: Window
+    recorded_until: datetime
+
+    def is_closed_by(self, watermark: datetime) -> bool:
+        """Return whether the bars of the window are all closed; before that its last ones are still to be scored."""
+        return self.window.end <= closed_until(watermark)
+
+
+def closed_until(watermark: datetime) -> datetime:
+    """Return the instant before which every bar that is scored is closed."""
+    return floor(watermark, LONGEST_SCORED_BAR)
+
+
+def clear_dirty(transaction: Transaction, remade: Sequence[Remade]) -> int:
+    """Forget the stale windows that lie inside those made anew, and return their number."""
+    if not remade:
+        return 0
+    rows = [(each.window.start, each.window.end, each.recorded_until) for each in remade]
     return transaction.execute(
-        f"DELETE FROM {DIRTY_WINDOWS.name} WHERE window_start >= ? AND window_start < ? AND recorded_at <= ?",
-        [inside.start, inside.end, recorded_until],
+        f"DELETE FROM {DIRTY_WINDOWS.name} AS stale WHERE EXISTS (SELECT 1 FROM remade WHERE "
+        "stale.window_start >= remade.window_start AND stale.window_end <= remade.window_end "
+        "AND stale.recorded_at <= remade.recorded_at)",
+        remade=pl.DataFrame(rows, schema=DIRTY_WINDOWS.polars_schema, orient="row"),
     )
 
 

@@ -6,7 +6,7 @@ another cluster or a dump never doubles a trade.
 Stays out: how Kafka is read (stream.py) and what follows from the ticks (the other stages).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -16,7 +16,7 @@ import structlog
 from cryptotrace_dagster.domain import trade_ids
 from cryptotrace_dagster.domain.offsets import OffsetPlan, plan_offsets
 from cryptotrace_dagster.domain.windows import Window, merged, utc_now
-from cryptotrace_dagster.pipeline.dirty import clear_dirty, record_dirty
+from cryptotrace_dagster.pipeline.dirty import Remade, clear_dirty, record_dirty
 from cryptotrace_dagster.storage import Transaction, Warehouse
 from cryptotrace_dagster.stream import TickBatch, TickStream, TopicIdentity
 from cryptotrace_dagster.tables import (
@@ -57,17 +57,14 @@ def store_ticks(warehouse: Warehouse, ticks: pl.DataFrame, now: datetime) -> Sto
         return _store(transaction, ticks, now)
 
 
-def store_batch(
-    warehouse: Warehouse, batch: TickBatch, now: datetime, done: tuple[Window, datetime] | None = None
-) -> StoreReport:
+def store_batch(warehouse: Warehouse, batch: TickBatch, now: datetime, remade: Sequence[Remade] = ()) -> StoreReport:
     """Store a batch from Kafka together with the offsets after it, in one transaction.
 
-    `done` names what the caller has finished since the last batch (see `clear_dirty`); forgetting it here saves the
-    live run a commit of its own.
+    `remade` names what the caller has made anew since the last batch: forgetting it here as stale saves the live run a
+    commit of its own.
     """
     with warehouse.transaction() as transaction:
-        if done is not None:
-            clear_dirty(transaction, *done)
+        clear_dirty(transaction, remade)
         report = _store(transaction, batch.ticks, now)
         transaction.append(INGESTED_OFFSETS, _offset_rows(batch.identity, batch.next_offsets, now))
         transaction.append(DEAD_LETTERS, batch.dead_letters)
@@ -88,9 +85,11 @@ def ingest_available(
 def plan_from(warehouse: Warehouse, stream: TickStream) -> OffsetPlan:
     """Return what is still to be read: from the stored offsets of this very topic to its present end."""
     identity = stream.identity()
+    # The latest row counts, not the largest offset: a log that was made anew under the same ids begins again at 0.
     rows = warehouse.read(
-        f"SELECT topic_partition, max(next_offset) AS next_offset FROM {INGESTED_OFFSETS.name} "
-        "WHERE cluster_id = ? AND topic = ? AND topic_id = ? GROUP BY topic_partition",
+        f"SELECT DISTINCT ON (topic_partition) topic_partition, next_offset FROM {INGESTED_OFFSETS.name} "
+        "WHERE cluster_id = ? AND topic = ? AND topic_id = ? "
+        "ORDER BY topic_partition, recorded_at DESC, next_offset DESC",
         [identity.cluster_id, identity.topic, identity.topic_id],
     )
     low_watermarks, high_watermarks = stream.watermarks()
@@ -131,7 +130,7 @@ def _store(transaction: Transaction, ticks: pl.DataFrame, now: datetime) -> Stor
         transaction.append(TRADE_ID_RANGES, ranges)
         _record_gaps(transaction, symbols, trade_ids.gaps_in(ranges), now)
     windows = dirty_windows(fresh)
-    record_dirty(transaction, windows, now)
+    record_dirty(transaction, windows)
     return StoreReport(fresh.height, ticks.height - fresh.height, 0, windows)
 
 

@@ -13,7 +13,7 @@ from cryptotrace_dagster.pipeline.alerts import refresh_alerts
 from cryptotrace_dagster.pipeline.bars import refresh_bars
 from cryptotrace_dagster.pipeline.delivery import deliver_alerts
 from cryptotrace_dagster.pipeline.detection import Detection
-from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, clear_dirty, market_watermark, pending_dirty
+from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, Remade, clear_dirty, market_watermark, pending_dirty
 from cryptotrace_dagster.pipeline.ingest import BATCH_MESSAGES, StoreReport, plan_from, store_batch
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.pipeline.rule_source import RuleSource
@@ -35,7 +35,7 @@ class MarketFollower:
         self._detection = Detection(warehouse)
         self._watermark = market_watermark(warehouse)
         self._latest_trade_time = self._watermark + ALLOWED_LATENESS if self._watermark else None
-        self._done: tuple[Window, datetime] | None = None
+        self._remade: list[Remade] = []  # and still recorded as stale
         self._last_batch_at = time.monotonic()
 
     def start(self) -> list[StageReport]:
@@ -55,16 +55,22 @@ class MarketFollower:
         if batch is None:
             return self._refresh([], now)
         self._last_batch_at = time.monotonic()
-        stored = store_batch(self._warehouse, batch, now, self._done)
-        self._done = None
+        closed = self._closed()
+        stored = store_batch(self._warehouse, batch, now, closed)
+        self._remade = [each for each in self._remade if each not in closed]
         return [_ingest_report(stored), *self._refresh(stored.windows, now)]
 
     def finish(self) -> None:
-        """Write down that nothing is stale any more, so that the next run need not look at it again."""
-        if self._done is not None:
+        """Write down what is no longer stale, so that the next run need not look at it again."""
+        closed = self._closed()
+        if closed:
             with self._warehouse.transaction() as transaction:
-                clear_dirty(transaction, *self._done)
-            self._done = None
+                clear_dirty(transaction, closed)
+            self._remade = [each for each in self._remade if each not in closed]
+
+    def _closed(self) -> list[Remade]:
+        watermark = self._watermark
+        return [each for each in self._remade if watermark is not None and each.is_closed_by(watermark)]
 
     @property
     def idle_seconds(self) -> float:
@@ -73,6 +79,7 @@ class MarketFollower:
 
     def _refresh(self, dirty: list[Window], now: datetime) -> list[StageReport]:
         rules = self._rules.current()
+        began = utc_now()  # after the dirty windows were recorded, before anything is made anew
         before, watermark = self._watermark, self._advanced_watermark(dirty)
         if watermark is None:
             return []
@@ -85,8 +92,7 @@ class MarketFollower:
             reports.append(self._detection.refresh_scores(window, watermark))
             reports.append(refresh_alerts(self._warehouse, rules, window, watermark, now))
         self._watermark = watermark
-        if recent:
-            self._done = (reach, now)
+        self._remade.extend(Remade(window, began) for window in recent)
         delivery = deliver_alerts(self._warehouse, self._messenger, now, rules)
         return [*reports, delivery.as_stage_report()]
 
