@@ -37,6 +37,9 @@ class FaultKind(StrEnum):
     REST_ERROR = "rest_error"  # REST answers `status` (429, 418, 5xx), with Retry-After where `retry_after` is given
     REST_STALL = "rest_stall"  # REST answers after `delay_seconds`
     REST_RESET = "rest_reset"  # REST connections are reset
+    DUMP_HEADER = "dump_header"  # dump files begin with a header line
+    DUMP_DUPLICATES = "dump_duplicates"  # dump files hold some rows twice
+    DUMP_WRONG_CHECKSUM = "dump_wrong_checksum"  # the checksum belongs to other bytes
     CLOCK_SKEW = "clock_skew"  # the exchange's clock is ahead by `skew_ms`
 
 

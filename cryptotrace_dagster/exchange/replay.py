@@ -24,6 +24,14 @@ from cryptotrace_dagster.exchange.trades import UNITS, Trades
 UNPACED_TRADES = 1_000  # one bundle when the reader sets the pace
 FIRST_MICROSECOND_TIME = 10**14  # a millisecond time of this size would lie in the year 5138
 DUMP_COLUMNS = ("a", "p", "q", "f", "l", "T", "m", "M")
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    UnicodeDecodeError,
+    zipfile.BadZipFile,
+    msgspec.MsgspecError,
+    pl.exceptions.PolarsError,
+)
 _MESSAGE_SCHEMA = {
     "symbol": pl.String,
     "a": pl.Int64,
@@ -116,7 +124,7 @@ def load_recordings(paths: Sequence[Path]) -> dict[str, Trades]:
     for path in paths:
         try:
             frame = _read(path)
-        except (OSError, UnicodeDecodeError, zipfile.BadZipFile, msgspec.MsgspecError, pl.exceptions.PolarsError) as e:
+        except _UNREADABLE as e:
             raise ReplayError(f"The recording {path} could not be read ({e}): give recorded messages or a dump.") from e
         if frame.is_empty():
             raise ReplayError(f"The recording {path} holds no trades: give a file with trade or aggTrade messages.")

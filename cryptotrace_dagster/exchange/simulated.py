@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from cryptotrace_dagster.domain.windows import EPOCH, utc_now
 from cryptotrace_dagster.errors import UserError
 from cryptotrace_dagster.exchange.control import control_routes
+from cryptotrace_dagster.exchange.dumps import DumpSite
 from cryptotrace_dagster.exchange.events import MarketEvent
 from cryptotrace_dagster.exchange.faults import Fault, FaultBoard, FaultKind, TickDistortion
 from cryptotrace_dagster.exchange.market import SymbolProfile, profile_of
@@ -118,7 +119,9 @@ class SimulatedExchange:
         self._make_history()
         if not (isinstance(self._source, ReplaySource) and self.config.waits_for_reader):
             self._started_at = self._made_at if self.config.start is None else monotonic()
-        self._web = serving(Starlette(routes=[*self._rest.routes(), *control_routes(self)]), rest_listener)
+        dumps = DumpSite(self._books, self.now_us, self._board)
+        routes = [*self._rest.routes(), *dumps.routes(), *control_routes(self)]
+        self._web = serving(Starlette(routes=routes), rest_listener)
         await self._web.__aenter__()
         await self._streams.start(stream_listener)
         self._work = asyncio.create_task(self._run())

@@ -8,6 +8,7 @@ second. Which trades exist is decided by source.py, what they look like by wire.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import socket
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 import structlog
+from websockets import http11
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -32,6 +34,7 @@ from cryptotrace_dagster.loopback import reset_connection
 logger = structlog.get_logger(__name__)
 
 MAX_STREAMS = 1_024
+MAX_URL_BYTES = 64 * 1024
 MAX_MESSAGES_PER_SECOND = 5
 CONNECTION_ATTEMPTS = 300
 CONNECTION_ATTEMPTS_SECONDS = 300.0
@@ -106,6 +109,8 @@ class StreamServer:
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to accept sockets."""
+        # The library's 8 KiB would refuse the URL of 1,024 streams, which the exchange takes.
+        http11.MAX_LINE_LENGTH = max(http11.MAX_LINE_LENGTH, MAX_URL_BYTES)
         self._server = await serve(
             self._handle,
             sock=listener,
@@ -115,6 +120,7 @@ class StreamServer:
             ping_timeout=PONG_SECONDS,
             close_timeout=1,
             server_header=None,
+            logger=_library_log(),
         )
 
     async def stop(self) -> None:
@@ -339,6 +345,14 @@ def frame(payload: bytes) -> bytes:
     if length < 65_536:
         return bytes((opcode, 126)) + length.to_bytes(2, "big") + payload
     return bytes((opcode, 127)) + length.to_bytes(8, "big") + payload
+
+
+def _library_log() -> logging.Logger:
+    """Return a logger that says nothing: handshakes that a fault breaks on purpose are no news."""
+    silent = logging.getLogger("cryptotrace.exchange.websockets")
+    silent.addHandler(logging.NullHandler())
+    silent.propagate = False
+    return silent
 
 
 def _message(stream: str, data: str, is_combined: bool) -> bytes:
