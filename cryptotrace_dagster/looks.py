@@ -116,3 +116,16 @@ def age_text(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / divisor:.0f} {unit}"
     return f"{seconds / 86_400:.0f} days"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 trade, 20 trades."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short_number(value: float) -> str:
+    """Return a large number in short: 950, 12.3 k, 4.56 M, 7.8 G."""
+    for limit, divisor, unit in ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k")):
+        if abs(value) >= limit:
+            return f"{value / divisor:.3g}{unit}"
+    return f"{value:,.0f}"

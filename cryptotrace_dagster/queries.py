@@ -208,7 +208,7 @@ def watch_list(reader: Reader) -> pl.DataFrame:
         ), strangest AS (
             SELECT symbol, max(score) AS anomaly_score
             FROM {ANOMALY_SCORES.name}, newest
-            WHERE bar_start > newest.at - INTERVAL 5 MINUTE
+            WHERE bar_start > newest.at - INTERVAL 15 MINUTE
             GROUP BY symbol
         ), missing AS (
             SELECT symbol, sum(last_missing_id - first_missing_id + 1)::BIGINT AS missing_trades

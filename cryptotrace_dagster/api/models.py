@@ -100,7 +100,7 @@ class WatchedSymbol(BaseModel):
     trade_count: int = Field(description="Number of single trades.", examples=[512000])
     last_trade_time: datetime = Field(description="Time of the newest trade.", examples=["2026-01-05T12:00:00Z"])
     since: datetime = Field(description="Start of the oldest bar counted.", examples=["2026-01-04T12:00:00Z"])
-    anomaly_score: float | None = Field(description="Highest anomaly score of the last five minutes.", examples=[1.2])
+    anomaly_score: float | None = Field(description="Highest anomaly score of the last 15 minutes.", examples=[1.2])
     missing_trades: int = Field(description="Trades known to be missing; 0 is proven complete.", examples=[0])
 
 

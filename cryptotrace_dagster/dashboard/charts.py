@@ -4,13 +4,18 @@ Owns the drawing of candles, volume, scores and marks in the visual language of 
 test can read what a chart says. Stays out: queries and Streamlit.
 """
 
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from cryptotrace_dagster.looks import SEVERITIES, Palette
+from cryptotrace_dagster.tables import FEATURES
 
 RARE_SCORE = 1.0
+_BAR_COLUMNS = {"bar_start", "close", "symbol", "bar_interval"}
 _TIME_FORMATS = {
     "1s": "%H:%M:%S",
     "1m": "%H:%M",
@@ -21,45 +26,84 @@ _TIME_FORMATS = {
 }
 
 
-def market_chart(rows: pl.DataFrame, interval: str, palette: Palette) -> dict[str, Any]:
-    """Return candles, volume and anomaly score as three panels that share time, pointer and zoom.
+def market_chart(
+    rows: pl.DataFrame, interval: str, palette: Palette, thresholds: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Return candles, volume and anomaly score as panels that share time, pointer and zoom; rising candles are hollow.
 
-    `rows` are those of `source.chart_rows`. Rising candles are hollow, falling ones full.
+    `rows` are those of `source.chart_rows`; a column `feature` adds a panel. `thresholds` are scores by rule name.
     """
     frame = _drawable(rows, interval)
+    feature = next((name for name in rows.columns if name in FEATURES.column_names and name not in _BAR_COLUMNS), None)
+    heights = (
+        {"price": 50, "volume": 11, "anomaly": 12, feature: 12}
+        if feature
+        else {"price": 58, "volume": 13, "anomaly": 13}
+    )
+    names = list(heights)
     times = frame["time"].to_list()
+    last = len(names) - 1
     return {
         "animation": False,
         "textStyle": {"color": palette.text},
         "legend": {"show": False},
-        "tooltip": {
-            "trigger": "axis",
-            "axisPointer": {"type": "cross"},
-            "confine": True,
-            "backgroundColor": palette.background,
-            "borderColor": palette.faint,
-            "textStyle": {"color": palette.text, "fontSize": 12},
-        },
+        "tooltip": _tooltip(palette),
         "axisPointer": {"link": [{"xAxisIndex": "all"}]},
-        "dataZoom": [{"type": "inside", "xAxisIndex": [0, 1, 2], "minValueSpan": 12}],
-        "grid": [
-            {"left": 8, "right": 70, "top": 12, "height": "56%"},
-            {"left": 8, "right": 70, "top": "64%", "height": "12%"},
-            {"left": 8, "right": 70, "top": "80%", "height": "13%"},
-        ],
-        "xAxis": [_time_axis(index, times, palette, has_labels=index == 2) for index in range(3)],
+        "dataZoom": [{"type": "inside", "xAxisIndex": list(range(len(names))), "minValueSpan": 12}],
+        "grid": _grids(list(heights.values())),
+        "xAxis": [_time_axis(index, times, palette, has_labels=index == last) for index in range(len(names))],
         "yAxis": [
             _value_axis(0, "", palette, {"scale": True}),
             _value_axis(1, "volume", palette, {"splitNumber": 2}),
             _value_axis(2, "anomaly", palette, {"splitNumber": 2, "min": -2, "max": _score_top(frame)}),
+            *(
+                [_value_axis(3, feature.replace("_", " "), palette, {"scale": True, "splitNumber": 2})]
+                if feature
+                else []
+            ),
         ],
         "series": [
             _candles(frame, palette),
             *_volumes(frame, palette),
-            _scores(frame, palette),
+            _scores(frame, palette, thresholds or {"rare": RARE_SCORE}),
             _rare_marks(frame, palette),
             *(_alert_marks(frame, severity, palette) for severity in SEVERITIES),
+            *([_feature(frame, feature, palette)] if feature else []),
         ],
+    }
+
+
+def _tooltip(palette: Palette) -> dict[str, Any]:
+    return {
+        "trigger": "axis",
+        "axisPointer": {"type": "cross"},
+        "confine": True,
+        "backgroundColor": palette.background,
+        "borderColor": palette.faint,
+        "textStyle": {"color": palette.text, "fontSize": 12},
+    }
+
+
+def _grids(heights: list[int]) -> list[dict[str, Any]]:
+    """Return the panels from top to bottom, heights in per cent of the chart."""
+    grids, top = [], 2
+    for height in heights:
+        grids.append({"left": 8, "right": 70, "top": f"{top}%", "height": f"{height}%", "outerBoundsMode": "none"})
+        top += height + 4
+    return grids
+
+
+def _feature(frame: pl.DataFrame, feature: str, palette: Palette) -> dict[str, Any]:
+    return {
+        "type": "line",
+        "name": feature.replace("_", " "),
+        "xAxisIndex": 3,
+        "yAxisIndex": 3,
+        "showSymbol": False,
+        "connectNulls": True,
+        "lineStyle": {"color": palette.text, "width": 1.2},
+        "itemStyle": {"color": palette.text},
+        "data": frame[feature].to_list(),
     }
 
 
@@ -75,7 +119,7 @@ def _drawable(rows: pl.DataFrame, interval: str) -> pl.DataFrame:
 
 def _score_top(frame: pl.DataFrame) -> float:
     highest = frame["score"].max()
-    return max(3.0, float(highest) if isinstance(highest, int | float) else 0.0)
+    return max(3.0, math.ceil(highest) if isinstance(highest, int | float) else 0.0)
 
 
 def _time_axis(index: int, times: list[str], palette: Palette, *, has_labels: bool) -> dict[str, Any]:
@@ -117,6 +161,18 @@ def _candles(frame: pl.DataFrame, palette: Palette) -> dict[str, Any]:
             "color0": palette.falling,
             "borderColor0": palette.falling,
         },
+        "markLine": _last_price(frame, palette),
+    }
+
+
+def _last_price(frame: pl.DataFrame, palette: Palette) -> dict[str, Any]:
+    closes = frame["close"].drop_nulls()
+    return {
+        "silent": True,
+        "symbol": "none",
+        "lineStyle": {"color": palette.text, "type": "dotted", "opacity": 0.7},
+        "label": {"color": palette.background, "backgroundColor": palette.text, "padding": [2, 4], "fontSize": 11},
+        "data": [{"yAxis": closes[-1]}] if closes.len() else [],
     }
 
 
@@ -138,7 +194,7 @@ def _volumes(frame: pl.DataFrame, palette: Palette) -> list[dict[str, Any]]:
     ]
 
 
-def _scores(frame: pl.DataFrame, palette: Palette) -> dict[str, Any]:
+def _scores(frame: pl.DataFrame, palette: Palette, thresholds: Mapping[str, float]) -> dict[str, Any]:
     return {
         "type": "line",
         "name": "Anomaly score",
@@ -154,8 +210,13 @@ def _scores(frame: pl.DataFrame, palette: Palette) -> dict[str, Any]:
             "silent": True,
             "symbol": "none",
             "lineStyle": {"color": palette.text, "type": "dashed", "opacity": 0.6},
-            "label": {"formatter": "rare", "color": palette.text, "position": "insideStartTop", "fontSize": 10},
-            "data": [{"yAxis": RARE_SCORE}],
+            "label": {"formatter": "{b}", "color": palette.text, "fontSize": 10},
+            "data": [
+                {"yAxis": round(score, 2), "name": name, "label": {"position": f"inside{side}Top"}}
+                for (name, score), side in zip(
+                    thresholds.items(), itertools.cycle(("Start", "End", "Middle")), strict=False
+                )
+            ],
         },
     }
 
@@ -187,3 +248,16 @@ def _alert_marks(frame: pl.DataFrame, severity: str, palette: Palette) -> dict[s
         "tooltip": {"show": False},
         "z": 10,
     }
+
+
+def clicked_alert(rows: pl.DataFrame, selected: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the id of the alert whose mark was clicked, or None.
+
+    The chart may have moved on by a bar or two between drawing and clicking, so the nearest marked bar counts.
+    """
+    for group in selected:
+        for index in group["data_indices"]:
+            near = rows.slice(max(index - 2, 0), 5)["alert_id"].drop_nulls()
+            if near.len():
+                return str(near[near.len() // 2])
+    return None

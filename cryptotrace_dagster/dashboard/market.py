@@ -8,12 +8,21 @@ import streamlit as st
 
 from cryptotrace_dagster.dashboard import charts
 from cryptotrace_dagster.dashboard.parts import page, palette
-from cryptotrace_dagster.dashboard.source import REFRESH_SECONDS, Source, chart_rows, source, spark_lines
+from cryptotrace_dagster.dashboard.source import (
+    FEATURE_NAMES,
+    REFRESH_SECONDS,
+    Source,
+    chart_rows,
+    score_thresholds,
+    source,
+    spark_lines,
+)
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
-from cryptotrace_dagster.looks import anomaly_state, price_text
+from cryptotrace_dagster.looks import anomaly_state, price_text, short_number
 from cryptotrace_dagster.queries import market_now, watch_list
 
-_CARDS = 8
+CARD_WIDTH = 172
+_CARDS = 14
 
 
 @page
@@ -42,20 +51,36 @@ def _watch_list() -> None:
 def _card(row: dict[str, object], spark: list[float]) -> None:
     price, change = float(row["last_price"]), float(row["change_pct"])  # type: ignore[arg-type]
     state = anomaly_state(row["anomaly_score"])  # type: ignore[arg-type]
-    with st.container(border=True, width=215, gap="xxsmall"):
+    symbol = str(row["symbol"])
+    is_chosen = st.session_state.get("symbol") == symbol
+    with st.container(border=True, width=CARD_WIDTH, gap="xxsmall", key=f"card-{symbol}"):
+        if st.button(
+            f"**{symbol}**" if is_chosen else symbol,
+            key=f"choose-{symbol}",
+            type="tertiary",
+            icon=":material/arrow_drop_down:" if is_chosen else None,
+            icon_position="right",
+            help="Shown below" if is_chosen else "Show below",
+            on_click=_choose,
+            args=(symbol,),
+        ):
+            st.rerun()
         st.metric(
-            str(row["symbol"]),
+            symbol,
             price_text(price),
             f"{change:+.2f} %",
             delta_color="blue" if change >= 0 else "orange",
             chart_data=spark,
-            delta_description="24 h",
+            label_visibility="collapsed",
         )
-        volume = f"{float(row['quote_volume']):,.0f}"  # type: ignore[arg-type]
+        volume = short_number(float(row["quote_volume"]))  # type: ignore[arg-type]
         st.markdown(
-            f":{state.badge_color}-badge[{state.sign} {state.word}] :small[:gray[traded {volume}]]",
-            help=f"Strangest score of the last 5 minutes: {state.frequency}. Traded value of 24 h in the quote currency.",
+            f":{state.badge_color}-badge[{state.sign} {state.word}] :small[:gray[{volume} in 24 h]]",
         )
+
+
+def _choose(symbol: str) -> None:
+    st.session_state["symbol"] = symbol
 
 
 def _watch_table(rows: pl.DataFrame, sparks: dict[str, list[float]]) -> None:
@@ -90,25 +115,40 @@ def _controls(symbols: list[str]) -> None:
         st.segmented_control(
             "Bar", list(BAR_INTERVALS), default="1m", required=True, key="interval", bind="query-params"
         )
+        st.selectbox(
+            "Feature",
+            FEATURE_NAMES,
+            index=None,
+            placeholder="none",
+            key="feature",
+            bind="query-params",
+            format_func=lambda name: name.replace("_", " "),
+            width=210,
+        )
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def _symbol_chart() -> None:
-    reader = source().reader
+    shared = source()
     symbol, interval = st.session_state["symbol"], st.session_state["interval"]
-    rows = chart_rows(reader, symbol, interval, market_now(reader))
-    if rows["close"].null_count() == rows.height:
+    now = market_now(shared.reader)
+    rows = chart_rows(shared.reader, symbol, interval, now, feature=st.session_state["feature"])
+    if rows.is_empty():
         st.info(f"No {interval} bars of {symbol} in this time; choose a longer bar.")
         return
-    st.echarts_chart(
-        charts.market_chart(rows, interval, palette()),
-        height=520,
+    clicked = st.echarts_chart(
+        charts.market_chart(rows, interval, palette(), score_thresholds(shared.settings)),
+        height=470,
         key="market-chart",
+        on_select="rerun",
         alt=_described(rows, symbol, interval),
     )
+    if alert_id := charts.clicked_alert(rows, clicked.selection.selected):
+        st.query_params["alert"] = alert_id
+        st.rerun()
     st.caption(
-        "Hollow blue: rising. Full orange: falling. ▲ below: a bar rarer than once in ten days. Above: ● ▲ ◆ an alert "
-        "(info, warning, critical). Times are UTC; scroll or pinch to zoom."
+        "Hollow blue: rising. Full orange: falling. Purple ▲ below a bar: rarer than once in ten days. "
+        "Above a bar: an alert, ● info, ▲ warning, ◆ critical; click it to see why. Times are UTC."
     )
 
 

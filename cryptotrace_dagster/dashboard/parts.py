@@ -10,7 +10,7 @@ import streamlit as st
 
 from cryptotrace_dagster.dashboard.source import REFRESH_SECONDS, Source, source
 from cryptotrace_dagster.domain.windows import utc_now
-from cryptotrace_dagster.looks import DARK, LIGHT, Palette, age_text
+from cryptotrace_dagster.looks import DARK, LIGHT, Palette, age_text, counted
 from cryptotrace_dagster.queries import DataHealth, data_health
 from cryptotrace_dagster.storage import StorageError, WarehouseBusyError, WarehouseMissingError
 
@@ -79,13 +79,13 @@ def status_text(health: DataHealth) -> str:
         f":orange-badge[:material/warning: No trade for {age_text(age)}]"
         if age > QUIET_SECONDS
         else f":green-badge[:material/check: Live, last trade {age_text(age)} ago]",
-        f":orange-badge[:material/warning: {health.missing_trades:,} trades missing in {health.open_gaps} gaps]"
+        f":orange-badge[:material/warning: {counted(health.missing_trades, 'trade')} missing]"
         if health.missing_trades
         else ":green-badge[:material/check: Complete, no trade missing]",
-        f":orange-badge[:material/warning: {health.overdue_alerts} alerts not delivered]"
+        f":orange-badge[:material/warning: {counted(health.overdue_alerts, 'alert')} not delivered]"
         if health.overdue_alerts
         else ":green-badge[:material/check: Every alert delivered]",
     ]
     if health.dead_letters:
-        badges.append(f":gray-badge[:material/mail_off: {health.dead_letters} unreadable messages kept]")
+        badges.append(f":gray-badge[:material/mail_off: {counted(health.dead_letters, 'unreadable message')} kept]")
     return " ".join(badges)

@@ -4,6 +4,7 @@ Owns the queries that only the dashboard asks; each is bounded in rows and answe
 Stays out: how things look (charts.py, parts.py).
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,7 +12,9 @@ import polars as pl
 import streamlit as st
 
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
+from cryptotrace_dagster.domain.rules import RulesError
 from cryptotrace_dagster.domain.windows import Window, floor
+from cryptotrace_dagster.pipeline.rule_source import load_rules
 from cryptotrace_dagster.queries import Reader, open_for_reading
 from cryptotrace_dagster.settings import Settings, load_settings
 from cryptotrace_dagster.tables import (
@@ -19,6 +22,7 @@ from cryptotrace_dagster.tables import (
     ALERTS,
     ANOMALY_SCORES,
     DEAD_LETTERS,
+    FEATURES,
     OHLC_BARS,
     TRADE_ID_GAPS,
     TRADE_ID_RANGES,
@@ -27,6 +31,7 @@ from cryptotrace_dagster.tables import (
 REFRESH_SECONDS = 2.0
 BARS_SHOWN = 180
 _SPARK_BARS = 60
+FEATURE_NAMES = tuple(name for name in FEATURES.column_names if name not in {*FEATURES.key, "close"})
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,30 @@ def spark_lines(reader: Reader) -> dict[str, list[float]]:
     return dict(rows.iter_rows())
 
 
-def chart_rows(reader: Reader, symbol: str, interval: str, until: datetime, shown: int = BARS_SHOWN) -> pl.DataFrame:
+def chart_rows(
+    reader: Reader, symbol: str, interval: str, until: datetime, shown: int = BARS_SHOWN, feature: str | None = None
+) -> pl.DataFrame:
     """Return one row per interval of the chart, empty where nobody traded, with the strangest score and the alerts of it.
 
-    Columns: `bar_start, open, high, low, close, volume, score, detector, alert_id, alert_title, severity`.
+    It starts with the first bar that is stored. Columns: `bar_start, open, high, low, close, volume, trade_count, score,
+    detector, alert_id, alert_title, severity`, and the feature if one is named.
     """
+    if feature is not None and feature not in FEATURE_NAMES:
+        raise ValueError(f"{feature} is not a feature")
     step = BAR_INTERVALS[interval]
     end = floor(until, step) + step
     window = Window(end - shown * step, end)
-    return reader.read(
+    feature_columns, feature_join, feature_parameters = "", "", []
+    if feature is not None:
+        feature_columns = (
+            f", measured AS (SELECT time_bucket(to_microseconds(?), bar_start) AS bar_start, "
+            f"arg_max({feature}, bar_start)::DOUBLE AS {feature} FROM {FEATURES.name} "
+            "WHERE symbol = ? AND bar_interval = ? AND bar_start >= ? AND bar_start < ? GROUP BY 1)"
+        )
+        feature_join = "LEFT JOIN measured USING (bar_start)"
+        source_interval = "5s" if interval == "1s" else "1m"
+        feature_parameters = [_microseconds(step), symbol, source_interval, window.start, window.end]
+    rows = reader.read(
         f"""
         WITH intervals AS (
             SELECT unnest(generate_series(?::TIMESTAMP, ?::TIMESTAMP, to_microseconds(?))) AS bar_start
@@ -82,21 +102,32 @@ def chart_rows(reader: Reader, symbol: str, interval: str, until: datetime, show
             SELECT time_bucket(to_microseconds(?), event_time) AS bar_start, arg_max(alert_id, event_time) AS alert_id,
                    arg_max(title, event_time) AS alert_title, arg_max(severity, event_time) AS severity
             FROM {ALERTS.name} WHERE symbol = ? AND event_time >= ? AND event_time < ? AND retracted_at IS NULL GROUP BY 1
-        )
+        ){feature_columns}
         SELECT * FROM intervals LEFT JOIN bars USING (bar_start) LEFT JOIN scores USING (bar_start)
-        LEFT JOIN rung USING (bar_start) ORDER BY bar_start
+        LEFT JOIN rung USING (bar_start) {feature_join} ORDER BY bar_start
         """,
         [
             *(window.start, window.end - step, _microseconds(step)),
             *(symbol, interval, window.start, window.end),
             *(_microseconds(step), symbol, window.start, window.end),
             *(_microseconds(step), symbol, window.start, window.end),
+            *feature_parameters,
         ],
     )
+    return rows.filter(pl.col("close").is_not_null().cum_max())
 
 
 def _microseconds(span: timedelta) -> int:
     return int(span.total_seconds() * 1_000_000)
+
+
+def score_thresholds(settings: Settings) -> dict[str, float]:
+    """Return, by rule name, the anomaly score from which each rule about scores speaks."""
+    try:
+        book = load_rules(settings.alerts_file)
+    except RulesError:
+        return {}  # `cryptotrace alerts check` and the Try rules page say what is wrong with the file
+    return {rule.name: -math.log10(rule.at_most_a_day) for rule in book.rules if rule.kind == "anomaly"}
 
 
 @dataclass(frozen=True)
