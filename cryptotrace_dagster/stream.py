@@ -57,7 +57,8 @@ class TickBatch:
     next_offsets: dict[int, int]
 
 
-_Id = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+_ID_LIMIT = 2**62
+_Id = Annotated[int, msgspec.Meta(ge=0, lt=_ID_LIMIT)]
 
 
 class AggTrade(msgspec.Struct):
@@ -188,7 +189,10 @@ class TickStream:
 
     def next_batch(self, batch_messages: int, wait_seconds: float) -> TickBatch | None:
         """Return what has come since, after waiting at most so long for the first message; None when nothing came."""
+        deadline = time.monotonic() + wait_seconds
         messages = self._consume(1, wait_seconds)
+        while not messages and (left := deadline - time.monotonic()) > 0:
+            messages = self._consume(1, left)  # what ended the wait was the news that a partition's end is reached
         size = sum(map(len, messages))
         while messages and len(messages) < batch_messages and size < _BATCH_BYTES:
             more = self._consume(min(_CALL_MESSAGES, batch_messages - len(messages)), 0.0)
@@ -344,14 +348,18 @@ def _exchange_us() -> pl.Expr:
 
 def _complaint() -> pl.Expr:
     """Return why a wire row is no trade; null for those that are one."""
+
+    def is_id(name: str) -> pl.Expr:
+        return pl.col(name).is_between(0, _ID_LIMIT, closed="left")
+
     is_ahead = (pl.col("received_us") > 0) & (_exchange_us() > pl.col("received_us") + _AHEAD_US)
     return (
         pl.when(~pl.col("s").str.contains(r"^[\p{L}\p{N}_-]+$"))
         .then(pl.lit("the symbol `s` is not one word"))
         .when(~pl.col("p").str.contains(_EXACT) | ~pl.col("q").str.contains(_EXACT))
         .then(pl.lit("price `p` or quantity `q` is no number of up to 12 digits and 8 decimals"))
-        .when((pl.col("a") < 0) | (pl.col("f") < 0) | (pl.col("l") < pl.col("f")))
-        .then(pl.lit("the ids `a`, `f`, `l` are negative or out of order"))
+        .when(~is_id("a") | ~is_id("f") | ~is_id("l") | (pl.col("l") < pl.col("f")))
+        .then(pl.lit("the ids `a`, `f`, `l` are out of bounds or out of order"))
         .when((pl.col("T") <= 0) | (pl.col("T") > _LATEST_MICROSECONDS) | is_ahead)
         .then(pl.lit("the trade time `T` lies outside of what can be, or a year ahead of its receipt"))
         .otherwise(pl.lit(None, pl.String()))

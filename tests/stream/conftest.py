@@ -1,0 +1,24 @@
+"""The same contract for both brokers."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker import Topic, create_topic, mock_cluster, real_kafka
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """Return the address of an in-process cluster."""
+    with mock_cluster() as address:
+        yield address
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def topic(request: pytest.FixtureRequest, cluster: str) -> Topic:
+    """Return a topic of its own with a few partitions, on either broker."""
+    if request.param == "embedded":
+        return Topic(cluster)
+    topic = Topic(real_kafka())
+    create_topic(topic.bootstrap_servers, topic.name)
+    return topic
