@@ -3,8 +3,9 @@
 FROM python:3.11.14-slim-bookworm AS build
 RUN python3 -m venv /opt/venv
 COPY deploy/build.lock requirements.lock /build/
-# Wheels only: what would have to be compiled here must not need a compiler anywhere else either.
-RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /build/requirements.lock
+# Wheels only, hence no compiler; the lock is complete, hence no resolving, and `pip check` says so.
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: -r /build/requirements.lock \
+    && /opt/venv/bin/pip check
 COPY pyproject.toml README.md LICENSE /build/product/
 COPY cryptotrace_dagster /build/product/cryptotrace_dagster
 RUN python3 -m venv /opt/builder \

@@ -27,11 +27,15 @@ def exchange(
     history: Annotated[str, typer.Option(help="Trades made before the start, for REST and dumps: 30m, 6h.")] = "0s",
     replay: Annotated[list[Path] | None, typer.Option(help="Play recorded messages or aggTrade dumps.")] = None,
     speed: Annotated[str, typer.Option(help="Of a replay: 1, 10, or `max` (as fast as the reader takes it).")] = "1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than loopback only inside containers.")
+    ] = "127.0.0.1",
 ) -> None:
     """Simulate the exchange on loopback: streams, REST, dumps, events and faults, from a seed or a recording."""
     from cryptotrace_dagster.exchange.simulated import ExchangeConfig, SimulatedExchange
 
     config = ExchangeConfig(
+        host=host,
         symbols=tuple(name.strip().upper() for name in symbols.split(",") if name.strip()),
         trades_per_second=trades_per_second,
         seed=seed,
@@ -57,12 +61,15 @@ def receiver(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 9445,
     data_dir: Annotated[Path, typer.Option(help="Messages go to DATA_DIR/receiver/messages.jsonl.")] = Path("data"),
     rate_limits: Annotated[bool, typer.Option(help="Limit senders as Discord does.")] = True,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than loopback only inside containers.")
+    ] = "127.0.0.1",
 ) -> None:
     """Stand in for Discord on loopback: webhooks and the bot's messages, kept as lines of JSON."""
     from cryptotrace_dagster.receiver.limits import RateLimits
     from cryptotrace_dagster.receiver.server import DiscordReceiver, ReceiverConfig
 
-    config = ReceiverConfig(port=port, data_dir=data_dir, limits=RateLimits() if rate_limits else None)
+    config = ReceiverConfig(host=host, port=port, data_dir=data_dir, limits=RateLimits() if rate_limits else None)
 
     async def serve() -> None:
         async with DiscordReceiver(config) as running:
