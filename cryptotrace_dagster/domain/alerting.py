@@ -20,28 +20,23 @@ from cryptotrace_dagster.domain.conversations import (
     hold_conversations,
 )
 from cryptotrace_dagster.domain.rules import AnomalyRule, RuleBook, Severity
-from cryptotrace_dagster.domain.signals import FAST_INTERVAL, find_signals
+from cryptotrace_dagster.domain.signals import FAST_INTERVAL, Market, bar_length, find_signals
 from cryptotrace_dagster.domain.wording import Surroundings, message_of, title_of
 from cryptotrace_dagster.tables import ALERTS
 
 NOW_SPAN = timedelta(seconds=60)  # "now" in a message
 BEFORE_SPAN = timedelta(minutes=10)  # what "usual" in a message is taken from
 SURROUNDINGS_SPAN = NOW_SPAN + BEFORE_SPAN
+MENTIONED_TIMES_A_DAY = 24.0  # what comes every hour says nothing
 
 
 def alerts_of(
-    book: RuleBook,
-    bars: pl.DataFrame,
-    scores: pl.DataFrame,
-    *,
-    until: datetime,
-    lateness: timedelta,
-    raised_at: datetime,
+    book: RuleBook, market: Market, *, until: datetime, lateness: timedelta, raised_at: datetime
 ) -> pl.DataFrame:
     """Return every alert of a history, from its very start: what live operation would have told, in order."""
-    signals = as_signals(find_signals(book, bars, scores).filter(pl.col("decided_at") <= until))
+    signals = as_signals(find_signals(book, market).filter(pl.col("decided_at") <= until))
     decisions, _ = hold_conversations(book, signals, {}, until)
-    return alert_rows(book, decisions, bars, scores, lateness=lateness, raised_at=raised_at)
+    return alert_rows(book, decisions, market.bars, market.scores, lateness=lateness, raised_at=raised_at)
 
 
 def as_signals(frame: pl.DataFrame) -> list[Signal]:
@@ -79,12 +74,9 @@ def surroundings(decision: Decision, bars: pl.DataFrame | None, scores: pl.DataF
     price = None if signal.price is None else float(signal.price)
     if decision.phase == "end" and bars is not None:
         price = _last_close(bars, at)
-    rarest = scores.filter(
-        (pl.col("symbol") == signal.symbol) & pl.col("bar_start").is_between(at - NOW_SPAN, at, closed="left")
-    )["times_a_day"].min()
-    times_a_day = signal.times_a_day if signal.times_a_day is not None else rarest
+    times_a_day = signal.times_a_day if signal.times_a_day is not None else _rarest(scores, signal.symbol, at)
     if bars is None:
-        return Surroundings(price, signal.price_before, times_a_day=_number(times_a_day))
+        return Surroundings(price, signal.price_before, times_a_day=times_a_day)
     start = at - NOW_SPAN
     now = bars.filter(pl.col("bar_start").is_between(start, at, closed="left"))
     before = bars.filter(pl.col("bar_start").is_between(start - BEFORE_SPAN, start, closed="left"))
@@ -98,7 +90,7 @@ def surroundings(decision: Decision, bars: pl.DataFrame | None, scores: pl.DataF
         volume=float(now["quote_volume"].cast(pl.Float64).sum()),
         usual_volume=usual,
         trades=int(now["trade_count"].sum()),
-        times_a_day=_number(times_a_day),
+        times_a_day=times_a_day,
     )
 
 
@@ -206,5 +198,13 @@ def _last_close(bars: pl.DataFrame, at: datetime) -> float | None:
     return float(closes[-1]) if len(closes) else None
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _rarest(scores: pl.DataFrame, symbol: str, at: datetime) -> float | None:
+    """Return the rarity of the strangest bar that ended in the last minute, where it is worth a mention."""
+    ended = pl.col("bar_start") + bar_length()
+    rarest = scores.filter(
+        (pl.col("symbol") == symbol)
+        & (ended > at - NOW_SPAN)
+        & (ended <= at)
+        & (pl.col("times_a_day") <= MENTIONED_TIMES_A_DAY)
+    )["times_a_day"].min()
+    return float(rarest) if isinstance(rarest, int | float) else None

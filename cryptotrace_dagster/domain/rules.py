@@ -223,7 +223,7 @@ class AnomalyRule(_Rule):
 
 
 class RecordRule(_Rule):
-    """Rings when the price leaves the range of the last days."""
+    """Rings when the price leaves the range of the last days: that many whole UTC days, and today so far."""
 
     kind: Literal["record"]
     days: int = Field(ge=1, le=365)
@@ -245,7 +245,8 @@ class DataRule(_Rule):
 
     kind: Literal["data"]
     trouble: Literal["silence", "gap"]
-    after: Duration = timedelta(minutes=2)
+    after: Duration = timedelta(minutes=10)
+    is_timed: ClassVar[bool] = False
 
     @property
     def group(self) -> str:
@@ -365,8 +366,7 @@ def parse_rules(text: str, source: str) -> RuleBook:
     try:
         return RuleBook.model_validate(content)
     except ValidationError as error:
-        first = min(error.errors(), key=lambda item: _line_of(text, item["loc"]))
-        line = _line_of(text, first["loc"])
+        line, first = min(((_line_of(text, item), item) for item in error.errors()), key=lambda found: found[0])
         raise RulesError(f"{source}, line {line}: {_explained(first)}") from None
 
 
@@ -403,9 +403,13 @@ def _known_fields(path: Sequence[str], kind: str | None) -> list[str]:
     return list(model.model_fields)
 
 
-def _line_of(text: str, loc: Sequence[int | str]) -> int:
+def _line_of(text: str, error: ErrorDetails) -> int:
     """Return the line (from 1) that a validation error speaks about: its key, or else the head of its section."""
-    lines = text.splitlines()
+    lines, loc = text.splitlines(), error["loc"]
+    doubled = re.search(r"name '(.*)' is used twice", error["msg"])
+    if doubled is not None:
+        name = re.compile(rf"""\s*name\s*=\s*["']{re.escape(doubled[1])}["']""")
+        return [index for index, line in enumerate(lines, start=1) if name.match(line)][-1]
     section = str(loc[0]) if loc else ""
     number = next((part for part in loc if isinstance(part, int)), 0) if loc and len(loc) > 1 else 0
     heads = [index for index, line in enumerate(lines) if re.match(rf"\s*\[+\s*{re.escape(section)}\s*\]+", line)]

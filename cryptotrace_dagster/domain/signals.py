@@ -5,11 +5,22 @@ so that a second of fifty symbols and a whole day are the same call. Stays out: 
 """
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 
 import polars as pl
 
-from cryptotrace_dagster.domain.rules import AnomalyRule, MoveRule, PriceRule, Rule, RuleBook, VolumeRule
+from cryptotrace_dagster.domain.bars import BAR_INTERVALS
+from cryptotrace_dagster.domain.rules import (
+    AnomalyRule,
+    DataRule,
+    MoveRule,
+    PriceRule,
+    RecordRule,
+    Rule,
+    RuleBook,
+    VolumeRule,
+)
 from cryptotrace_dagster.tables import ANOMALY_SCORES, OHLC_BARS
 
 FAST_INTERVAL = "1s"
@@ -34,17 +45,29 @@ SIGNAL_SCHEMA = pl.Schema(
     }
 )
 _OWN_COLUMNS = ("is_ringing", "measure", "price_before", "detector", "times_a_day", "explanation")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SCORE_INTERVALS = {**BAR_INTERVALS, "5s": timedelta(seconds=5)}  # the fast detectors have bars of their own
 
 
-def find_signals(book: RuleBook, bars: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Market:
+    """What the rules look at: rows of `ohlc_bars`, `anomaly_scores` and `trade_id_gaps`.
+
+    Closed bars of one second with the rules' lookback before the first that matters; longer bars only for records:
+    days, the hours of the first day and the minutes of the first hour, and from there on.
+    """
+
+    bars: pl.DataFrame
+    scores: pl.DataFrame
+    gaps: pl.DataFrame
+
+
+def find_signals(book: RuleBook, market: Market) -> pl.DataFrame:
     """Return every bar at which a rule rings or returns, in the order in which a live watcher would have known.
 
-    `bars` are `ohlc_bars` rows of one second, `scores` are `anomaly_scores` rows, both with the lookback of the rules
-    before the first bar that matters; closed bars only. The measures depend on nothing outside their lookback.
+    The measures depend on nothing outside their lookback, so that any cut of the time finds the same.
     """
-    fast = _prepared(bars)
-    frames = [_signals_of(rule, fast, scores) for rule in book.rules]
+    fast = _prepared(market.bars)
+    frames = [_signals_of(rule, fast, market) for rule in book.rules]
     found = pl.concat([frame for frame in frames if frame.height] or [pl.DataFrame(schema=SIGNAL_SCHEMA)])
     order = pl.DataFrame(
         {"rule": [rule.name for rule in book.rules], "severity_rank": [-int(rule.severity) for rule in book.rules]},
@@ -54,9 +77,9 @@ def find_signals(book: RuleBook, bars: pl.DataFrame, scores: pl.DataFrame) -> pl
     return found.join(order, on="rule").sort(keys, nulls_last=True).select(SIGNAL_SCHEMA.names())
 
 
-def interval_length(bar_interval: str) -> timedelta:
-    """Return the length of a bar interval such as 5s, 15m or 1d."""
-    return timedelta(seconds=int(bar_interval[:-1]) * _SECONDS[bar_interval[-1]])
+def bar_length() -> pl.Expr:
+    """Return the length of each row's bar, from its `bar_interval`."""
+    return pl.col("bar_interval").replace_strict(SCORE_INTERVALS, return_dtype=pl.Duration("us"))
 
 
 def _prepared(bars: pl.DataFrame) -> pl.DataFrame:
@@ -73,18 +96,24 @@ def _prepared(bars: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _signals_of(rule: Rule, bars: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+def _signals_of(rule: Rule, bars: pl.DataFrame, market: Market) -> pl.DataFrame:
+    watched = _watched(rule, bars)
     match rule:
         case AnomalyRule():
-            return _anomaly_signals(rule, bars, scores)
+            return _anomaly_signals(rule, bars, market.scores)
         case PriceRule():
-            return _as_signals(rule, price_status(rule, _watched(rule, bars)))
+            measured = price_status(rule, watched)
         case MoveRule():
-            return _as_signals(rule, moves(rule, _watched(rule, bars)).filter("is_ringing"))
+            measured = moves(rule, watched).filter("is_ringing")
         case VolumeRule():
-            return _as_signals(rule, volume_multiples(rule, _watched(rule, bars)).filter("is_ringing"))
-        case _:
-            return pl.DataFrame(schema=SIGNAL_SCHEMA)
+            measured = volume_multiples(rule, watched).filter("is_ringing")
+        case RecordRule():
+            measured = records(rule, watched, _watched(rule, market.bars)).filter("is_ringing")
+        case DataRule(trouble="silence"):
+            measured = silences(rule, watched)
+        case DataRule():
+            measured = lasting_gaps(rule, _watched(rule, market.gaps))
+    return _as_signals(rule, measured)
 
 
 def price_status(rule: PriceRule, bars: pl.DataFrame) -> pl.DataFrame:
@@ -149,6 +178,115 @@ def volume_multiples(rule: VolumeRule, bars: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def records(rule: RecordRule, bars: pl.DataFrame, longer: pl.DataFrame) -> pl.DataFrame:
+    """Return every bar with `measure`: by how many per cent its high (low) passes all prices of the last days.
+
+    The days before come from bars of a day, today's hours, this hour's minutes and this minute's seconds from their own
+    bars; nothing that was not over yet is looked at. Silent until the days are all there.
+    """
+    ceiling = _earlier_extreme(rule, bars, longer, "high")
+    floor = _earlier_extreme(rule, bars, longer, "low")
+    rise, fall = (pl.col("high") / pl.col("ceiling") - 1) * 100, (pl.col("low") / pl.col("floor") - 1) * 100
+    is_high = pl.lit(rule.direction != "low") & (rise > 0)
+    is_low = pl.lit(rule.direction != "high") & (fall < 0)
+    return bars.with_columns(ceiling=ceiling, floor=floor).with_columns(
+        is_ringing=(is_high | is_low).fill_null(False),
+        measure=pl.when(is_high).then(rise).otherwise(fall).round(MEASURE_DECIMALS),
+        price_before=pl.when(is_high).then("ceiling").otherwise("floor"),
+    )
+
+
+def _earlier_extreme(rule: RecordRule, bars: pl.DataFrame, longer: pl.DataFrame, side: str) -> pl.Series:
+    """Return for each bar the highest high (lowest low) of the rule's days before it, null while they are not there."""
+    sign = 1.0 if side == "high" else -1.0  # the lowest low is the highest of the mirrored prices
+    value = pl.col(side).cast(pl.Float64) * sign
+    found = bars.select("symbol", "bar_start", value=value)
+    minute = pl.col("bar_start").dt.truncate("1m")
+    parts = [pl.col("value").cum_max().over("symbol", minute).shift(1).over("symbol", minute)]
+    for interval, parent in (("1m", "1h"), ("1h", "1d")):
+        running = (
+            longer.filter(pl.col("bar_interval") == interval)
+            .sort("bar_start")
+            .select(
+                "symbol",
+                period="bar_start",
+                parent=pl.col("bar_start").dt.truncate(parent),
+                value=value.cum_max().over("symbol", pl.col("bar_start").dt.truncate(parent)),
+            )
+        )
+        column = f"before_{interval}"
+        own = pl.col("bar_start").dt.truncate(interval)
+        found = (
+            found.with_columns(own=own, index=pl.int_range(pl.len()))
+            .sort("own")
+            .join_asof(
+                running.rename({"value": column}),
+                left_on="own",
+                right_on="period",
+                by="symbol",
+                allow_exact_matches=False,
+                check_sortedness=False,
+            )
+            .with_columns(
+                pl.when(pl.col("parent") == pl.col("bar_start").dt.truncate(parent)).then(column).alias(column)
+            )
+            .sort("index")
+            .drop("own", "index", "period", "parent")
+        )
+        parts.append(pl.col(column))
+    days = _earlier_days(rule, longer, value)
+    found = found.with_columns(day=pl.col("bar_start").dt.truncate("1d")).join(
+        days, on=["symbol", "day"], how="left", maintain_order="left"
+    )
+    parts.append(pl.col("before_1d"))
+    extreme = pl.when(pl.col("before_1d").is_not_null()).then(pl.max_horizontal(parts)) * sign
+    return found.select(extreme.alias(side)).to_series()
+
+
+def _earlier_days(rule: RecordRule, longer: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
+    """Return for each symbol and day the extreme of the rule's days before, null unless an even earlier day is there."""
+    span = timedelta(days=rule.days)
+    is_complete = pl.col("bar_start").min().over("symbol") < pl.col("bar_start") - span
+    extreme = value.rolling_max_by("bar_start", span, closed="left").over("symbol")
+    return (
+        longer.filter(pl.col("bar_interval") == "1d")
+        .sort("symbol", "bar_start")
+        .select("symbol", day="bar_start", before_1d=pl.when(is_complete).then(extreme))
+    )
+
+
+def silences(rule: DataRule, bars: pl.DataFrame) -> pl.DataFrame:
+    """Return the moments at which a symbol has been silent for too long, and those at which it trades again."""
+    following = pl.col("bar_start").shift(-1).over("symbol")
+    falls_silent = (following.is_null() | (following - pl.col("bar_end") >= rule.after)).fill_null(False)
+    began = bars.filter(falls_silent).with_columns(
+        is_ringing=pl.lit(True), bar_end=pl.col("bar_end") + rule.after, measure=pl.lit(rule.after.total_seconds())
+    )
+    quiet = pl.col("bar_start") - pl.col("previous_start") - timedelta(seconds=1)
+    ended = bars.filter((quiet >= rule.after).fill_null(True)).with_columns(
+        is_ringing=pl.lit(False), measure=pl.lit(None, dtype=pl.Float64)
+    )
+    return pl.concat([began, ended])
+
+
+def lasting_gaps(rule: DataRule, gaps: pl.DataFrame) -> pl.DataFrame:
+    """Return the moments at which trades have been missing for too long, and those at which they were found."""
+    told_at = pl.col("gap_end") + rule.after
+    lasting = gaps.filter(pl.col("closed_at").is_null() | (pl.col("closed_at") > told_at)).select(
+        "symbol",
+        "closed_at",
+        bar_interval=pl.lit(FAST_INTERVAL),
+        bar_start=pl.col("gap_end").dt.truncate("1s"),
+        bar_end=told_at,
+        last_trade_time="gap_end",
+        price=pl.lit(None, dtype=pl.Decimal(20, 8)),
+        measure=(pl.col("last_missing_id") - pl.col("first_missing_id") + 1).cast(pl.Float64),
+        is_ringing=pl.lit(True),
+    )
+    found = lasting.drop_nulls("closed_at").with_columns(bar_end="closed_at", is_ringing=pl.lit(False))
+    return pl.concat([lasting, found])
+
+
 def _anomaly_signals(rule: AnomalyRule, bars: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
     ringing = _watched(rule, scores.filter(pl.col("times_a_day") <= rule.at_most_a_day)).filter(
         pl.col("detector").str.contains(_pattern(rule.detector))
@@ -157,12 +295,10 @@ def _anomaly_signals(rule: AnomalyRule, bars: pl.DataFrame, scores: pl.DataFrame
         ringing = ringing.filter(pl.col("bar_interval") == rule.bar_interval)
     if ringing.is_empty():
         return pl.DataFrame(schema=SIGNAL_SCHEMA)
-    lengths = {name: interval_length(name) for name in ringing["bar_interval"].unique()}
-    length = pl.col("bar_interval").replace_strict(lengths, return_dtype=pl.Duration("us"))
     latest = bars.select("symbol", "price", "last_trade_time", "previous_close", at="bar_end").sort("at")
     with_price = (
         ringing.select(ANOMALY_SCORES.column_names)
-        .with_columns(decided_at=pl.col("bar_start") + length)
+        .with_columns(decided_at=pl.col("bar_start") + bar_length())
         .sort("decided_at")
         .join_asof(
             latest, left_on="decided_at", right_on="at", by="symbol", tolerance=PRICE_AGE, check_sortedness=False

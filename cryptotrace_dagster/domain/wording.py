@@ -119,6 +119,8 @@ def limit_of(rule: Rule) -> float | None:
 def duration(span: timedelta) -> str:
     """Return a duration in whole words: 60 s, 5 min, 2 h, 3 days."""
     seconds = int(span.total_seconds())
+    if seconds == 86400:
+        return "24 h"
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds % size == 0 and seconds > size:
             return f"{seconds // size} {unit}"
@@ -148,7 +150,7 @@ def _happened(rule: Rule, decision: Decision) -> str:
         case AnomalyRule():
             words = f"is behaving unusually ({(decision.signal.detector or rule.detector).replace('_', ' ')})"
         case RecordRule():
-            words = f"is at its {'highest' if measure > 0 else 'lowest'} in {rule.days} days"
+            words = f"is at its {'highest' if measure > 0 else 'lowest'} in {duration(timedelta(days=rule.days))}"
         case DataRule(trouble="silence"):
             words = f"has not traded for {duration(rule.after)} while the market went on"
         case DataRule():

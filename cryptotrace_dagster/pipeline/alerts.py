@@ -13,6 +13,8 @@ import duckdb
 import polars as pl
 
 from cryptotrace_dagster.domain.alerting import (
+    MENTIONED_TIMES_A_DAY,
+    NOW_SPAN,
     SURROUNDINGS_SPAN,
     alert_rows,
     as_signals,
@@ -26,14 +28,14 @@ from cryptotrace_dagster.domain.conversations import (
     hold_conversations,
 )
 from cryptotrace_dagster.domain.rules import RuleBook
-from cryptotrace_dagster.domain.signals import FAST_INTERVAL, PRICE_AGE, find_signals, interval_length
-from cryptotrace_dagster.domain.windows import Window
+from cryptotrace_dagster.domain.signals import FAST_INTERVAL, PRICE_AGE, SCORE_INTERVALS, Market, find_signals
+from cryptotrace_dagster.domain.windows import Window, floor
 from cryptotrace_dagster.pipeline.delivery import DeliveryReport, deliver_alerts
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.pipeline.rule_source import RuleSource, load_rules
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.tables import ALERT_RULE_VERSIONS, ALERTS, ANOMALY_SCORES, OHLC_BARS
+from cryptotrace_dagster.tables import ALERT_RULE_VERSIONS, ALERTS, ANOMALY_SCORES, OHLC_BARS, TRADE_ID_GAPS
 
 __all__ = ["DeliveryReport", "RuleSource", "deliver_alerts", "load_rules", "refresh_alerts"]
 
@@ -42,7 +44,6 @@ _BAR_COLUMNS = (
     "symbol, bar_interval, bar_start, bar_end, open, high, low, close, quote_volume, trade_count, last_trade_time"
 )
 _STATE_SPAN = timedelta(days=2)
-SCORE_INTERVALS = {name: interval_length(name) for name in ("1s", "5s", "1m", "5m", "15m", "1h", "1d")}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ class _Evaluation:
     before: dict[ConversationKey, Conversation]  # as the stored alerts had it at the end of the stretch
     after: dict[ConversationKey, Conversation]  # as it is now
     stored: pl.DataFrame
-    scores: pl.DataFrame
     earliest_bar: datetime | None
 
 
@@ -127,15 +127,16 @@ def _evaluate(
         held = carried if carried is not None else conversations_of(book, stored, stretch.start, ALLOWED_LATENESS)
         is_any_open = carried is None and any(each.is_open for each in held.values())
         memory = book.conversations.end_after if is_any_open else timedelta(0)
-        bars, scores = _read(connection, book, stretch.extended(before=memory))
-    signals = as_signals(find_signals(book, bars, scores))
+        market = _read(connection, book, stretch.extended(before=memory))
+    signals = as_signals(find_signals(book, market))
     if carried is None:
         held = with_last_rings(book, held, [each for each in signals if each.decided_at <= stretch.start])
     fresh = [each for each in signals if stretch.start < each.decided_at <= stretch.end]
     decisions, after = hold_conversations(book, fresh, held, stretch.end)
     before = conversations_of(book, stored, stretch.end, ALLOWED_LATENESS)
-    earliest = bars["bar_start"].min()
-    return _Evaluation(decisions, before, after, stored, scores, earliest if isinstance(earliest, datetime) else None)
+    earliest = market.bars.filter(pl.col("bar_interval") == FAST_INTERVAL)["bar_start"].min()
+    earliest_bar = earliest if isinstance(earliest, datetime) else None
+    return _Evaluation(decisions, before, after, stored, earliest_bar)
 
 
 def _stored_alerts(connection: duckdb.DuckDBPyConnection, stretch: Window) -> pl.DataFrame:
@@ -151,18 +152,35 @@ def _stored_alerts(connection: duckdb.DuckDBPyConnection, stretch: Window) -> pl
     ).pl()
 
 
-def _read(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: Window) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the closed bars and the scores that a stretch of decisions rests on, with the rules' lookback."""
+def _read(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: Window) -> Market:
+    """Return the closed bars, the scores and the gaps that a stretch of decisions rests on, with the rules' lookback."""
+    ranges = [(FAST_INTERVAL, stretch.start - _lookback(book) - timedelta(seconds=2))]
+    days = max((rule.days for rule in book.rules if rule.kind == "record"), default=None)
+    if days is not None:
+        ranges += [
+            ("1m", floor(stretch.start, timedelta(hours=1))),
+            ("1h", floor(stretch.start, timedelta(days=1))),
+            ("1d", floor(stretch.start, timedelta(days=1)) - timedelta(days=days + 1)),
+        ]
+    # Of the longer bars, the last one is still growing; it is there to name its period, its prices are not looked at.
     bars = connection.execute(
-        f"SELECT {_BAR_COLUMNS} FROM {OHLC_BARS.name} "
-        "WHERE bar_interval = ? AND bar_start > ? AND bar_start < ? AND bar_end <= ?",
-        [FAST_INTERVAL, stretch.start - _lookback(book) - timedelta(seconds=2), stretch.end, stretch.end],
+        " UNION ALL ".join(
+            f"SELECT {_BAR_COLUMNS} FROM {OHLC_BARS.name} WHERE bar_interval = '{name}' "
+            f"AND bar_start >= ? AND bar_start < ? AND (bar_end <= ? OR bar_interval <> '{FAST_INTERVAL}')"
+            for name, _ in ranges
+        ),
+        [value for _, start in ranges for value in (start, stretch.end, stretch.end)],
     ).pl()
-    return bars, _read_scores(connection, book, stretch)
+    gaps = TRADE_ID_GAPS.empty()
+    if any(rule.kind == "data" and rule.trouble == "gap" for rule in book.rules):
+        gaps = connection.execute(f"SELECT * FROM {TRADE_ID_GAPS.name} WHERE gap_end < ?", [stretch.end]).pl()
+    rarity = max((rule.at_most_a_day for rule in book.rules if rule.kind == "anomaly"), default=None)
+    scores = ANOMALY_SCORES.empty() if rarity is None else _read_scores(connection, stretch, rarity)
+    return Market(bars, scores, gaps)
 
 
-def _read_scores(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: Window) -> pl.DataFrame:
-    """Return the scores of bars that end in the stretch and are rare enough for some rule."""
+def _read_scores(connection: duckdb.DuckDBPyConnection, stretch: Window, times_a_day: float) -> pl.DataFrame:
+    """Return the scores of bars that end in the stretch and are at least so rare."""
     columns = ", ".join(ANOMALY_SCORES.column_names)
     # One narrow range for each interval lets DuckDB skip all but the newest row groups.
     parts = [
@@ -170,9 +188,8 @@ def _read_scores(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch:
         "AND bar_start > ? AND bar_start <= ?"
         for name in SCORE_INTERVALS
     ]
-    loosest = max((rule.at_most_a_day for rule in book.rules if rule.kind == "anomaly"), default=0.0)
     ranges = [(stretch.start - length, stretch.end - length) for length in SCORE_INTERVALS.values()]
-    parameters = [value for start, end in ranges for value in (loosest, start, end)]
+    parameters = [value for start, end in ranges for value in (times_a_day, start, end)]
     return connection.execute(" UNION ALL ".join(parts), parameters).pl()
 
 
@@ -185,7 +202,7 @@ def _store(
     gone = _no_longer_ringing(book, evaluation, stretch)
     if not touched and gone.is_empty():
         return 0, 0
-    rows = _rows(warehouse, book, touched, evaluation.scores, now)
+    rows = _rows(warehouse, book, touched, now)
     first_raised = {each.alert_id: known[each.alert_id]["raised_at"] for each in touched if each.alert_id in known}
     raised_at = pl.col("alert_id").replace_strict(
         first_raised, default=pl.col("raised_at"), return_dtype=pl.Datetime("us")
@@ -227,22 +244,18 @@ def _no_longer_ringing(book: RuleBook, evaluation: _Evaluation, stretch: Window)
     )
 
 
-def _rows(
-    warehouse: Warehouse, book: RuleBook, decisions: list[Decision], scores: pl.DataFrame, now: datetime
-) -> pl.DataFrame:
+def _rows(warehouse: Warehouse, book: RuleBook, decisions: list[Decision], now: datetime) -> pl.DataFrame:
     if not decisions:
         return ALERTS.empty()
     symbols = sorted({each.signal.symbol for each in decisions})
-    bars = warehouse.read(
-        f"SELECT {_BAR_COLUMNS} FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
-        f"AND symbol IN ({', '.join('?' * len(symbols))})",
-        [
-            FAST_INTERVAL,
-            min(each.decided_at for each in decisions) - SURROUNDINGS_SPAN,
-            max(each.decided_at for each in decisions),
-            *symbols,
-        ],
-    )
+    first, last = min(each.decided_at for each in decisions), max(each.decided_at for each in decisions)
+    with warehouse.reading() as connection:
+        bars = connection.execute(
+            f"SELECT {_BAR_COLUMNS} FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
+            f"AND symbol IN ({', '.join('?' * len(symbols))})",
+            [FAST_INTERVAL, first - SURROUNDINGS_SPAN, last, *symbols],
+        ).pl()
+        scores = _read_scores(connection, Window(first - NOW_SPAN, last), MENTIONED_TIMES_A_DAY)
     return alert_rows(book, decisions, bars, scores, lateness=ALLOWED_LATENESS, raised_at=now)
 
 
