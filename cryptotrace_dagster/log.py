@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -54,8 +54,12 @@ def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     return {**shown, **kept}
 
 
-def set_up_logging(level: int = logging.INFO) -> None:
-    """Send structlog's events and the standard library's records to standard error, in one form and masked."""
+def set_up_logging(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Send structlog's events and the standard library's records to a stream, in one form and masked.
+
+    Without a stream they go to standard error.
+    """
+    output = sys.stderr if stream is None else stream
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -70,13 +74,13 @@ def set_up_logging(level: int = logging.INFO) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,
     )
-    is_terminal = sys.stderr.isatty()
+    is_terminal = output.isatty()
     renderer: Processor = (
         structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(default=str)
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -99,6 +99,7 @@ class SimulatedExchange:
             ExchangeView(self._books, _by_symbol(profiles), self.now_us), self._board, self.config.weight_per_minute
         )
         self._first_live: dict[str, int] = {}
+        self._first_heard: dict[str, int] = {}
         self._started_at: float | None = None
         self._first_reader_at: float | None = None
         self._is_trading = True
@@ -190,13 +191,17 @@ class SimulatedExchange:
         self._is_trading = False
 
     def sent(self) -> dict[str, object]:
-        """Return the trades that happened since the start, also those that a fault kept from the sockets."""
+        """Return the trades that happened since the start, also those that a fault kept from the sockets.
+
+        `first_heard_id` is the first trade that happened while someone was subscribed to its symbol.
+        """
         symbols = {}
         for symbol, book in self._books.items():
             if symbol in self._first_live:
                 first = self._first_live[symbol]
                 symbols[symbol] = {
                     "first_id": first,
+                    "first_heard_id": self._first_heard.get(symbol),
                     "last_id": book.last_id,
                     "count": book.count - self._history_counts[symbol],
                     "last_trade_time_ms": (book.last_time_us or 0) // 1_000,
@@ -268,10 +273,13 @@ class SimulatedExchange:
     def _happen(self, parts: Iterable[tuple[str, Trades]]) -> list[Tick]:
         """Write the trades into the books and return them as ticks in the order of their time."""
         ticks: list[Tick] = []
+        heard = {stream.partition("@")[0].upper() for stream in self._streams.subscribed()}
         for symbol, trades in parts:
             if len(trades):
                 self._books[symbol].append(trades)
                 self._first_live.setdefault(symbol, int(trades.trade_ids[0]))
+                if symbol in heard:
+                    self._first_heard.setdefault(symbol, int(trades.trade_ids[0]))
                 ticks.extend(ticks_of(symbol, trades))
         ticks.sort(key=lambda tick: tick.time_us)  # stable: ids of one symbol keep their order
         return ticks

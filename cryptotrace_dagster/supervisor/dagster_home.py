@@ -1,0 +1,79 @@
+"""Dagster's home on one machine, made ready before any service starts.
+
+Owns the home's files, its migration by exactly one process (two that open a fresh SQLite home together can corrupt
+it), and the closing of runs that an earlier, killed system left under way. Runs as a process of its own, because the
+supervisor itself stays free of Dagster. Stays out: what Dagster runs (definitions) and talking to it (dagster_client).
+"""
+
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+from cryptotrace_dagster.errors import UserError
+
+CODE_LOCATION = "cryptotrace"
+_PREPARE_TIMEOUT_SECONDS = 120
+
+
+class DagsterHomeError(UserError):
+    """Dagster's home could not be made ready; the message says what to do."""
+
+
+def write_home(home: Path, code_server_port: int) -> Path:
+    """Write `dagster.yaml` and the workspace that names our code server; return the workspace file."""
+    home.mkdir(parents=True, exist_ok=True)
+    template = resources.files(__package__).joinpath("dagster.yaml").read_text(encoding="utf-8")
+    (home / "dagster.yaml").write_text(template, encoding="utf-8")
+    workspace = home / "workspace.yaml"
+    workspace.write_text(
+        "load_from:\n"
+        "  - grpc_server:\n"
+        "      host: 127.0.0.1\n"
+        f"      port: {code_server_port}\n"
+        f"      location_name: {CODE_LOCATION}\n",
+        encoding="utf-8",
+    )
+    return workspace
+
+
+def prepare_home(home: Path, log_path: Path) -> None:
+    """Bring the home's databases to this release's schema and close runs that nobody works on any more.
+
+    Raises:
+        DagsterHomeError: Dagster could not open its home; the log names the reason.
+    """
+    with log_path.open("ab") as log:
+        done = subprocess.run(  # noqa: S603 - our own command line
+            [sys.executable, "-m", "cryptotrace_dagster.supervisor.dagster_home", str(home)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            timeout=_PREPARE_TIMEOUT_SECONDS,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise DagsterHomeError(
+            f"Dagster could not open its home {home}: read {log_path}; "
+            "if the databases in it are damaged, move the folder away and start again (trades are not kept there)."
+        )
+
+
+def _migrate_and_close_left_runs(home: Path) -> None:
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+
+    unfinished = [
+        DagsterRunStatus.QUEUED,
+        DagsterRunStatus.NOT_STARTED,
+        DagsterRunStatus.STARTING,
+        DagsterRunStatus.STARTED,
+        DagsterRunStatus.CANCELING,
+    ]
+    with DagsterInstance.from_config(str(home)) as instance:
+        instance.upgrade()
+        for run in instance.get_runs(RunsFilter(statuses=unfinished)):
+            instance.report_run_canceled(run, message="The system was stopped while this run was under way.")
+
+
+if __name__ == "__main__":
+    _migrate_and_close_left_runs(Path(sys.argv[1]))

@@ -1,0 +1,294 @@
+"""Which processes the system has on one machine: commands, addresses, readiness, order. Pure planning.
+
+Owns the list of services and the environment they share. Stays out: starting and stopping them (child.py, system.py)
+and the question whether the machine can run them (preflight.py).
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from cryptotrace_dagster.settings import Settings
+from cryptotrace_dagster.supervisor.dagster_home import CODE_LOCATION
+from cryptotrace_dagster.supervisor.readiness import dagster_daemon_is_healthy, port_answers, url_answers
+
+BROKER_PORT = 9092
+EXCHANGE_STREAM_PORT = 9443
+EXCHANGE_REST_PORT = 9444
+RECEIVER_PORT = 9445
+
+_CRYPTOTRACE = (sys.executable, "-m", "cryptotrace_dagster.cli.main")
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port that must be free before the system starts."""
+
+    number: int
+    purpose: str
+    setting: str | None = None
+    host: str = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process: how to start it, when it may start, how to tell that it is ready, and when it stops."""
+
+    name: str
+    command: tuple[str, ...]
+    is_ready: Callable[[], bool]
+    after: tuple[str, ...] = ()
+    stop_wave: int = 1  # lower waves stop first; a wave ends before the next begins
+    address: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked `up` for, apart from the settings."""
+
+    is_demo: bool = False
+    seed: int = 7
+    script: str = "demo"
+    replay: tuple[Path, ...] = ()
+    speed: str | None = None
+    trades_per_second: float | None = None
+    port_offset: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before anything starts."""
+
+    settings: Settings
+    options: Options
+    services: tuple[Service, ...]
+    ports: tuple[Port, ...]
+    has_own_broker: bool
+    has_receiver: bool
+
+    @property
+    def exchange_control_url(self) -> str:
+        """Return the address of the simulated exchange's control API."""
+        return f"{self.settings.binance_rest_url}/_control"
+
+    @property
+    def receiver_url(self) -> str:
+        """Return the address of the local receiver."""
+        return f"http://127.0.0.1:{RECEIVER_PORT + self.options.port_offset}"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Return the folder of Dagster's instance."""
+        return self.settings.data_dir / "dagster_home"
+
+    @property
+    def log_folder(self) -> Path:
+        """Return the folder of the services' logs."""
+        return self.settings.data_dir / "logs"
+
+
+def plan_system(settings: Settings, options: Options, code_server_port: int) -> Plan:
+    """Return the services and ports of the system that the settings and options describe."""
+    has_own_broker = "kafka_bootstrap_servers" not in settings.model_fields_set
+    has_channel = settings.discord_webhook_url is not None or settings.discord_bot_token is not None
+    has_receiver = options.is_demo and not has_channel
+    settings = _local_settings(settings, options, has_own_broker, has_receiver)
+    broker = [_broker(options)] if has_own_broker else []
+    exchange = [_exchange(settings, options)] if options.is_demo else []
+    receiver = [_receiver(settings, options)] if has_receiver else []
+    return Plan(
+        settings=settings,
+        options=options,
+        services=(
+            *broker,
+            *exchange,
+            *receiver,
+            _feed(settings, after=tuple(service.name for service in (*broker, *exchange))),
+            *_dagster(settings, code_server_port),
+            *_faces(settings),
+        ),
+        ports=_ports(settings, options, has_own_broker, has_receiver),
+        has_own_broker=has_own_broker,
+        has_receiver=has_receiver,
+    )
+
+
+def service_environment(plan: Plan) -> dict[str, str]:
+    """Return the environment of every service: this process's own, with each setting as it was decided."""
+    decided = {name.upper(): _as_text(value) for name, value in plan.settings.model_dump().items() if value is not None}
+    return {
+        **os.environ,
+        **decided,
+        "DAGSTER_HOME": str(plan.dagster_home),
+        "PYTHONUNBUFFERED": "1",
+        "NO_COLOR": "1",  # the output goes to files
+    }
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return str(value)
+
+
+def _local_settings(settings: Settings, options: Options, has_own_broker: bool, has_receiver: bool) -> Settings:
+    """Return the settings with absolute paths, shifted ports, and the parts that run on this machine."""
+    shift = options.port_offset
+    updates: dict[str, object] = {
+        "data_dir": settings.data_dir.resolve(),
+        "alerts_file": settings.alerts_file.resolve(),
+        "warehouse_url": settings.warehouse_url or str(settings.data_dir.resolve() / "cryptotrace.duckdb"),
+        **{
+            name: getattr(settings, name) + shift
+            for name in ("dagster_port", "api_port", "dashboard_port", "feed_port")
+        },
+    }
+    for name in ("dagster", "dashboard"):
+        if f"{name}_url" not in settings.model_fields_set:
+            updates[f"{name}_url"] = f"http://127.0.0.1:{updates[f'{name}_port']}"
+    if has_own_broker:
+        updates["kafka_bootstrap_servers"] = f"127.0.0.1:{BROKER_PORT + shift}"
+    if options.is_demo:
+        rest_url = f"http://127.0.0.1:{EXCHANGE_REST_PORT + shift}"
+        updates |= {
+            "binance_stream_url": f"ws://127.0.0.1:{EXCHANGE_STREAM_PORT + shift}",
+            "binance_rest_url": rest_url,
+            "binance_dump_url": f"{rest_url}/dumps",
+        }
+    if has_receiver:
+        webhook = f"http://127.0.0.1:{RECEIVER_PORT + shift}/api/webhooks/1/local"
+        updates["discord_webhook_url"] = SecretStr(webhook)
+        updates["receiver_url"] = f"http://127.0.0.1:{RECEIVER_PORT + shift}"
+    return settings.model_copy(update=updates)
+
+
+def _ports(settings: Settings, options: Options, has_own_broker: bool, has_receiver: bool) -> tuple[Port, ...]:
+    shift = options.port_offset
+    host = settings.bind_host
+    ports = [
+        Port(settings.dagster_port, "Dagster's UI", "DAGSTER_PORT", host),
+        Port(settings.api_port, "the API", "API_PORT", host),
+        Port(settings.dashboard_port, "the dashboard", "DASHBOARD_PORT", host),
+        Port(settings.feed_port, "the feed's health page", "FEED_PORT", host),
+    ]
+    if has_own_broker:
+        ports.append(Port(BROKER_PORT + shift, "the broker"))
+    if options.is_demo:
+        ports.append(Port(EXCHANGE_STREAM_PORT + shift, "the simulated exchange's stream"))
+        ports.append(Port(EXCHANGE_REST_PORT + shift, "the simulated exchange's REST interface"))
+    if has_receiver:
+        ports.append(Port(RECEIVER_PORT + shift, "the local receiver of alerts"))
+    return tuple(ports)
+
+
+def _broker(options: Options) -> Service:
+    port = BROKER_PORT + options.port_offset
+    return Service(
+        name="broker",
+        command=(*_CRYPTOTRACE, "broker", "--port", str(port)),
+        is_ready=lambda: port_answers(port),
+        stop_wave=3,
+        address=f"127.0.0.1:{port}",
+    )
+
+
+def _exchange(settings: Settings, options: Options) -> Service:
+    arguments = ["--seed", str(options.seed), "--symbols", ",".join(settings.symbols)]
+    for path in options.replay:
+        arguments += ["--replay", str(path.resolve())]
+    if not options.replay:
+        arguments += ["--script", options.script]
+    if options.speed is not None:
+        arguments += ["--speed", options.speed]
+    if options.trades_per_second is not None:
+        arguments += ["--trades-per-second", str(options.trades_per_second)]
+    stream_port = str(urlsplit(settings.binance_stream_url).port)
+    rest_port = str(urlsplit(settings.binance_rest_url).port)
+    return Service(
+        name="exchange",
+        command=(*_CRYPTOTRACE, "exchange", "--port", stream_port, "--rest-port", rest_port, *arguments),
+        is_ready=lambda: url_answers(f"{settings.binance_rest_url}/api/v3/time"),
+        stop_wave=2,
+        address=settings.binance_rest_url,
+    )
+
+
+def _receiver(settings: Settings, options: Options) -> Service:
+    port = RECEIVER_PORT + options.port_offset
+    return Service(
+        name="receiver",
+        command=(*_CRYPTOTRACE, "receiver", "--port", str(port), "--data-dir", str(settings.data_dir)),
+        is_ready=lambda: url_answers(f"http://127.0.0.1:{port}/_control/messages"),
+        stop_wave=2,
+        address=f"http://127.0.0.1:{port}/_control/messages",
+    )
+
+
+def _feed(settings: Settings, after: tuple[str, ...]) -> Service:
+    return Service(
+        name="feed",
+        command=(*_CRYPTOTRACE, "feed"),
+        is_ready=lambda: url_answers(f"http://127.0.0.1:{settings.feed_port}/healthz"),
+        after=after,
+        address=f"http://127.0.0.1:{settings.feed_port}/healthz",
+    )
+
+
+def _dagster(settings: Settings, code_server_port: int) -> tuple[Service, ...]:
+    workspace = str(settings.data_dir / "dagster_home" / "workspace.yaml")
+    ui_url = f"http://127.0.0.1:{settings.dagster_port}"
+    code_server = (sys.executable, "-m", "dagster", "api", "grpc", "--host", "127.0.0.1")
+    return (
+        Service(
+            name="code server",
+            command=(
+                *code_server,
+                *("--port", str(code_server_port), "--module-name", "cryptotrace_dagster.definitions"),
+                *("--location-name", CODE_LOCATION, "--use-python-environment-entry-point"),
+            ),
+            is_ready=lambda: port_answers(code_server_port),
+            stop_wave=2,
+        ),
+        Service(
+            name="dagster ui",
+            command=(
+                *(sys.executable, "-m", "dagster_webserver", "--workspace", workspace),
+                *("--host", settings.bind_host, "--port", str(settings.dagster_port)),
+            ),
+            is_ready=lambda: url_answers(f"{ui_url}/server_info"),
+            after=("code server",),
+            stop_wave=2,
+            address=settings.dagster_url,
+        ),
+        Service(
+            name="dagster daemon",
+            command=(sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace),
+            is_ready=lambda: dagster_daemon_is_healthy(ui_url),
+            after=("code server",),
+        ),
+    )
+
+
+def _faces(settings: Settings) -> tuple[Service, ...]:
+    return (
+        Service(
+            name="api",
+            command=(*_CRYPTOTRACE, "api"),
+            is_ready=lambda: url_answers(f"http://127.0.0.1:{settings.api_port}/openapi.json"),
+            address=f"http://127.0.0.1:{settings.api_port}/docs",
+        ),
+        Service(
+            name="dashboard",
+            command=(*_CRYPTOTRACE, "dashboard"),
+            is_ready=lambda: url_answers(f"http://127.0.0.1:{settings.dashboard_port}/_stcore/health"),
+            address=settings.dashboard_url,
+        ),
+    )
