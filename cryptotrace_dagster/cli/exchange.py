@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("exchange")(exchange)
     app.command("receiver")(receiver)
+    app.command("labelled")(labelled)
 
 
 def exchange(
@@ -77,6 +78,37 @@ def receiver(
             await _stop_signal()
 
     asyncio.run(serve())
+
+
+def labelled(
+    folder: Annotated[
+        Path, typer.Argument(help="Gets trades/SYMBOL.parquet, labels.csv (pumps) and events.csv (all).")
+    ],
+    *,
+    pumps: Annotated[int, typer.Option(min=0, help="Pumps, one a symbol.")] = 200,
+    symbol_days: Annotated[int, typer.Option(min=0, help="Symbol-days without a pump.")] = 2_000,
+    days: Annotated[int, typer.Option(min=1, max=60, help="Days in each symbol's record.")] = 4,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same set.")] = 1,
+) -> None:
+    """Make labelled days of trading for detection research: thin to large symbols, pumps, and what only looks like one."""
+    from rich.progress import track
+
+    from cryptotrace_dagster.exchange.labelled import LabelledPlan, write_labelled
+
+    plan = LabelledPlan(pumps=pumps, calm_symbol_days=symbol_days, days=days, seed=seed)
+    trades = 0
+    for case in track(write_labelled(plan, folder), "Drawing symbols", total=plan.symbols):
+        trades += case.trades.height
+    calm_days = plan.symbols * days - pumps
+    _say(
+        {
+            "event": "labelled_written",
+            "symbols": plan.symbols,
+            "pumps": pumps,
+            "calm_symbol_days": calm_days,
+            "trades": trades,
+        }
+    )
 
 
 def _speed(text: str) -> float:
