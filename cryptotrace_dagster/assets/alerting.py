@@ -48,7 +48,7 @@ def alerts(
     if _remakes_the_day(context):
         with store.transaction() as transaction:
             closed = Window(window.start, max(window.start, min(window.end, closed_until(watermark))))
-            clear_dirty(transaction, [Remade(closed, _run_started_at(context))])
+            clear_dirty(transaction, [Remade(closed, _bars_began_at(context))])
     return dg.MaterializeResult(metadata=report_metadata(report))
 
 
@@ -75,12 +75,12 @@ def _remakes_the_day(context: dg.AssetExecutionContext) -> bool:
     A hand-made materialisation of alerts alone must not say so: its bars may be stale still.
     """
     selection = context.run.asset_selection
-    if selection is None:
+    if not selection:
         return context.run.job_name == MARKET_JOB
     return {"ohlc_bars", "features", "anomaly_scores"} <= {key.to_user_string() for key in selection}
 
 
-def _run_started_at(context: dg.AssetExecutionContext) -> datetime:
-    record = context.instance.get_run_record_by_id(context.run_id)
-    started = record.start_time if record else None
-    return EPOCH + timedelta(seconds=started or 0.0)
+def _bars_began_at(context: dg.AssetExecutionContext) -> datetime:
+    """Return when this run began to read ticks for its bars; what was stored later may not be in them."""
+    (bars,) = context.instance.get_run_step_stats(context.run.run_id, ["ohlc_bars"])
+    return EPOCH + timedelta(seconds=bars.start_time or 0.0)

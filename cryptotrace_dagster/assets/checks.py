@@ -1,10 +1,11 @@
 """The asset checks: each puts one question of `pipeline/checks.py` to one asset."""
 
 from collections.abc import Callable
+from datetime import date
 
 import dagster as dg
 
-from cryptotrace_dagster.domain.windows import utc_now
+from cryptotrace_dagster.domain.windows import day_window, utc_now
 from cryptotrace_dagster.pipeline import checks
 from cryptotrace_dagster.pipeline.checks import Finding
 from cryptotrace_dagster.resources.exchange import ExchangeResource
@@ -55,14 +56,23 @@ def bars_equal_the_exchanges_klines(warehouse: WarehouseResource, exchange: Exch
         return _result(checks.bars_equal_the_exchanges_klines(warehouse.open(), rest), _ERROR)
 
 
+@dg.asset_check(asset="ohlc_bars", description=checks.bars_add_up_to_the_ticks.__doc__)
+def bars_add_up_to_the_ticks(
+    context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource
+) -> dg.AssetCheckResult:
+    day = context.run.tags.get("dagster/partition")
+    made_now = day_window(date.fromisoformat(day)) if day else None
+    return _result(checks.bars_add_up_to_the_ticks(warehouse.open(), made_now), _ERROR)
+
+
 ALL_CHECKS = [
+    bars_add_up_to_the_ticks,
     bars_equal_the_exchanges_klines,
     _check("raw_ticks", checks.trade_ids_are_unique, blocking=True),
     _check("raw_ticks", _now(checks.trade_ids_are_consecutive)),
     _check("raw_ticks", checks.ranges_match_the_ticks, blocking=True),
     _check("raw_ticks", _now(checks.ticks_are_fresh), severity=_WARN),
     _check("ohlc_bars", checks.bars_are_consistent, blocking=True),
-    _check("ohlc_bars", checks.bars_add_up_to_the_ticks),
     _check("ohlc_bars", _now(checks.no_bar_lies_in_the_future)),
     _check("features", checks.features_are_finite, blocking=True),
     _check("alert_deliveries", _now(checks.every_alert_has_a_delivery)),

@@ -12,15 +12,14 @@ import polars as pl
 
 from cryptotrace_dagster.binance.rest import BinanceRest, ExchangeError
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
-from cryptotrace_dagster.domain.windows import Window, floor
-from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, market_watermark
+from cryptotrace_dagster.domain.windows import Window, day_window, floor
+from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, dirty_days, market_watermark
 from cryptotrace_dagster.pipeline.history import refetch_window
 from cryptotrace_dagster.pipeline.klines import compare_with_klines
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
     ALERTS,
-    DIRTY_WINDOWS,
     FEATURES,
     OHLC_BARS,
     RAW_TICKS,
@@ -107,51 +106,46 @@ def bars_are_consistent(warehouse: Warehouse) -> Finding:
     return _finding(broken, "bars contradict themselves", "Every bar is consistent.")
 
 
-def bars_add_up_to_the_ticks(warehouse: Warehouse) -> Finding:
-    """Volume, quote volume and trade counts of each interval add up to those of the ticks, outside of stale windows."""
+def bars_add_up_to_the_ticks(warehouse: Warehouse, made_now: Window | None = None) -> Finding:
+    """Volume, quote volume and trade counts of each interval add up to those of the ticks.
+
+    Days whose ticks still await their bars are left out, except the one that this run has just made.
+    """
     window = recent_window(warehouse)
     if window is None:
         return _no_trades_yet()
-    day_starts = [window.start, window.start + timedelta(days=1)]
-    differing: list[pl.DataFrame] = []
-    for day in day_starts:
-        differing.append(
-            warehouse.read(
-                f"""
-                WITH ticks AS (
-                    SELECT symbol, sum(quantity) AS volume, sum(price * quantity) AS quote_volume,
-                           sum(last_trade_id - first_trade_id + 1) AS trades, count(*) AS tick_count
-                    FROM {RAW_TICKS.name} WHERE trade_time >= $start AND trade_time < $end GROUP BY symbol
-                ), bars AS (
-                    SELECT symbol, bar_interval, sum(volume) AS volume, sum(quote_volume) AS quote_volume,
-                           sum(trade_count) AS trades, sum(tick_count) AS tick_count
-                    FROM {OHLC_BARS.name} WHERE bar_start >= $start AND bar_start < $end GROUP BY symbol, bar_interval
-                ), expected AS (
-                    SELECT ticks.*, unnest($intervals) AS bar_interval FROM ticks
-                )
-                SELECT expected.symbol, expected.bar_interval FROM expected LEFT JOIN bars USING (symbol, bar_interval)
-                WHERE bars.volume IS DISTINCT FROM expected.volume
-                   OR bars.quote_volume IS DISTINCT FROM expected.quote_volume
-                   OR bars.trades IS DISTINCT FROM expected.trades
-                   OR bars.tick_count IS DISTINCT FROM expected.tick_count
-                """,
-                {
-                    "start": day,
-                    "end": day + timedelta(days=1),
-                    "intervals": _comparable_intervals(warehouse, day),
-                },
-            )
-        )
+    stale = {day.start for day in dirty_days(warehouse)} - ({made_now.start} if made_now else set())
+    recent = [window.start, window.start + timedelta(days=1)]
+    days = {*recent, *([made_now.start] if made_now else [])} - stale
+    differing = [_sums_that_differ(warehouse, day_window(day.date())) for day in sorted(days)]
+    if not differing:
+        return Finding(True, "Every recent day has ticks that await their bars; there is nothing to compare yet.")
     return _finding(pl.concat(differing), "sums of bars differ from the ticks", "Bars add up to the ticks.")
 
 
-def _comparable_intervals(warehouse: Warehouse, day: datetime) -> list[str]:
-    """Return the intervals whose bars should be complete now; none while ticks of the day await their bars."""
-    stale = warehouse.read(
-        f"SELECT count(*) FROM {DIRTY_WINDOWS.name} WHERE window_start >= ? AND window_start < ?",
-        [day, day + timedelta(days=1)],
-    ).item()
-    return [] if stale else list(BAR_INTERVALS)
+def _sums_that_differ(warehouse: Warehouse, day: Window) -> pl.DataFrame:
+    """Return symbol and interval of those bars of a day whose sums are not those of the ticks."""
+    return warehouse.read(
+        f"""
+        WITH ticks AS (
+            SELECT symbol, sum(quantity) AS volume, sum(price * quantity) AS quote_volume,
+                   sum(last_trade_id - first_trade_id + 1) AS trades, count(*) AS tick_count
+            FROM {RAW_TICKS.name} WHERE trade_time >= $start AND trade_time < $end GROUP BY symbol
+        ), bars AS (
+            SELECT symbol, bar_interval, sum(volume) AS volume, sum(quote_volume) AS quote_volume,
+                   sum(trade_count) AS trades, sum(tick_count) AS tick_count
+            FROM {OHLC_BARS.name} WHERE bar_start >= $start AND bar_start < $end GROUP BY symbol, bar_interval
+        ), expected AS (
+            SELECT ticks.*, unnest($intervals) AS bar_interval FROM ticks
+        )
+        SELECT expected.symbol, expected.bar_interval FROM expected LEFT JOIN bars USING (symbol, bar_interval)
+        WHERE bars.volume IS DISTINCT FROM expected.volume
+           OR bars.quote_volume IS DISTINCT FROM expected.quote_volume
+           OR bars.trades IS DISTINCT FROM expected.trades
+           OR bars.tick_count IS DISTINCT FROM expected.tick_count
+        """,
+        {"start": day.start, "end": day.end, "intervals": list(BAR_INTERVALS)},
+    )
 
 
 def bars_equal_the_exchanges_klines(warehouse: Warehouse, rest: BinanceRest) -> Finding:

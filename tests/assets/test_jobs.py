@@ -1,0 +1,165 @@
+"""The jobs as Dagster runs them: on an ephemeral instance, a real DuckDB file and librdkafka's in-process broker."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from confluent_kafka import Producer
+
+from cryptotrace_dagster.assets.live import FollowConfig
+from cryptotrace_dagster.definitions import build_definitions
+from cryptotrace_dagster.domain.windows import Window
+from cryptotrace_dagster.pipeline.dirty import pending_dirty
+from cryptotrace_dagster.pipeline.ingest import store_ticks
+from cryptotrace_dagster.resources.exchange import ExchangeResource
+from cryptotrace_dagster.resources.kafka import KafkaResource
+from cryptotrace_dagster.resources.rules import AlertRules
+from cryptotrace_dagster.resources.warehouse import WarehouseResource
+from cryptotrace_dagster.schedules import every_15_minutes
+from cryptotrace_dagster.sensors.ticks_arrived import ticks_arrived
+from cryptotrace_dagster.storage import Warehouse
+from tests.builders import NOON, ticks
+
+DAY = "2026-01-05"
+TABLES = ["raw_ticks", "ohlc_bars", "features", "anomaly_scores", "alerts", "alert_deliveries"]
+
+
+@pytest.fixture
+def producer() -> Iterator[Producer]:
+    """Return a producer that hosts its own broker."""
+    yield Producer({"bootstrap.servers": "replaced-by-the-cluster", "test.mock.num.brokers": 1, "log_level": 2})
+
+
+@pytest.fixture
+def kafka(producer: Producer) -> KafkaResource:
+    """Return the resource that leads to that broker, its topic in place."""
+    broker = next(iter(producer.list_topics(timeout=10).brokers.values()))
+    producer.list_topics("ticks", timeout=10)
+    return KafkaResource(bootstrap_servers=f"{broker.host}:{broker.port}", ticks_topic="ticks")
+
+
+@pytest.fixture
+def definitions(
+    warehouse: Warehouse, kafka: KafkaResource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dg.Definitions:
+    """Return the product's own definitions over a warehouse and a broker of this test, and no channel to Discord."""
+    for name in ("DISCORD_WEBHOOK_URL", "DISCORD_BOT_TOKEN", "DISCORD_CHANNEL_ID"):
+        monkeypatch.setenv(name, "")
+    rules = tmp_path / "alerts.toml"
+    rules.write_text('[[rules]]\nname = "above"\nkind = "price"\nabove = 105\nseverity = "warning"\n')
+    return build_definitions(
+        warehouse=WarehouseResource(url=warehouse.url),
+        kafka=kafka,
+        exchange=ExchangeResource(rest_url="http://127.0.0.1:1", dump_url="http://127.0.0.1:1"),  # nobody listens there
+        alert_rules=AlertRules(path=str(rules), data_dir=str(tmp_path)),
+    )
+
+
+def _publish(producer: Producer, count: int, start: datetime = NOON) -> None:
+    """Publish one trade a second whose price climbs from 100 by a tenth."""
+    for number in range(count):
+        moment_ms = int((start + timedelta(seconds=number)).replace(tzinfo=UTC).timestamp() * 1000)
+        body = (
+            f'{{"e":"aggTrade","E":{moment_ms},"s":"BTCUSDT","a":{number + 1},"p":"{100 + number / 10:.8f}","q":"1.00000000",'
+            f'"f":{number + 1},"l":{number + 1},"T":{moment_ms},"m":false,"M":true}}'
+        )
+        producer.produce("ticks", body, key="BTCUSDT", timestamp=moment_ms)
+    producer.flush(10)
+
+
+def _count(warehouse: Warehouse, table: str) -> int:
+    return int(warehouse.read(f"SELECT count(*) FROM {table}").item())
+
+
+def test_the_asset_job_makes_every_stage_of_its_day_and_asks_every_check(
+    definitions: dg.Definitions, producer: Producer, warehouse: Warehouse
+) -> None:
+    _publish(producer, 90)
+    instance = dg.DagsterInstance.ephemeral()
+    result = definitions.resolve_job_def("market_job").execute_in_process(
+        partition_key=DAY, instance=instance, raise_on_error=False
+    )
+    assert result.success
+    assert {
+        event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key
+    } == set(TABLES)
+    assert _count(warehouse, "raw_ticks") == 90
+    assert _count(warehouse, "alerts") == 1
+    evaluations = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+    offline = {"bars_equal_the_exchanges_klines", "ticks_are_fresh"}  # no exchange here, and the trades are old
+    assert len(evaluations) >= 10
+    assert {name for name, passed in evaluations.items() if not passed} <= offline
+
+
+def test_a_live_run_takes_trades_to_alerts_and_writes_every_assets_history(
+    definitions: dg.Definitions, producer: Producer, warehouse: Warehouse
+) -> None:
+    _publish(producer, 90)
+    instance = dg.DagsterInstance.ephemeral()
+    result = definitions.resolve_job_def("live_job").execute_in_process(
+        instance=instance,
+        run_config=dg.RunConfig(
+            ops={"follow_market": FollowConfig(at_least_seconds=3, quiet_seconds=2, follow_seconds=20)}
+        ),
+    )
+    assert result.success
+    assert _count(warehouse, "raw_ticks") == 90
+    assert _count(warehouse, "alerts") == 1
+    bars = instance.get_latest_materialization_event(dg.AssetKey("ohlc_bars"))
+    assert bars is not None and bars.dagster_event is not None and bars.dagster_event.partition == DAY
+    assert instance.get_latest_materialization_event(dg.AssetKey("raw_ticks")) is not None
+
+
+def test_materialising_an_asset_twice_leaves_the_same_rows(
+    definitions: dg.Definitions, producer: Producer, warehouse: Warehouse
+) -> None:
+    _publish(producer, 90)
+    job = definitions.resolve_job_def("market_job")
+    job.execute_in_process(partition_key=DAY, instance=dg.DagsterInstance.ephemeral())
+    queries = {table: f"SELECT * FROM {table} ORDER BY ALL" for table in ("ohlc_bars", "features", "anomaly_scores")}
+    before = {table: warehouse.read(query) for table, query in queries.items()}
+    job.execute_in_process(partition_key=DAY, instance=dg.DagsterInstance.ephemeral())
+    assert all(warehouse.read(query).equals(before[table]) for table, query in queries.items())
+
+
+def test_the_sensor_asks_for_a_live_run_only_while_kafka_is_ahead(
+    definitions: dg.Definitions, producer: Producer, warehouse: Warehouse, kafka: KafkaResource
+) -> None:
+    instance = dg.DagsterInstance.ephemeral()
+    resources = {"warehouse": WarehouseResource(url=warehouse.url), "kafka": kafka}
+
+    def evaluate() -> object:
+        with dg.build_sensor_context(instance=instance, resources=resources) as context:
+            return ticks_arrived(context)
+
+    assert isinstance(evaluate(), dg.SkipReason)
+    _publish(producer, 5)
+    request = evaluate()
+    assert isinstance(request, dg.RunRequest) and request.run_key is None
+    definitions.resolve_job_def("market_job").execute_in_process(partition_key=DAY, instance=instance)
+    assert isinstance(evaluate(), dg.SkipReason)
+
+
+def test_the_sensor_waits_while_a_run_is_under_way(
+    definitions: dg.Definitions, producer: Producer, warehouse: Warehouse, kafka: KafkaResource
+) -> None:
+    _publish(producer, 5)
+    instance = dg.DagsterInstance.ephemeral()
+    instance.create_run_for_job(definitions.resolve_job_def("live_job"), status=dg.DagsterRunStatus.STARTED)
+    resources = {"warehouse": WarehouseResource(url=warehouse.url), "kafka": kafka}
+    with dg.build_sensor_context(instance=instance, resources=resources) as context:
+        verdict = ticks_arrived(context)
+    assert isinstance(verdict, dg.SkipReason) and "under way" in str(verdict.skip_message)
+
+
+def test_stale_days_of_the_past_get_runs_from_the_schedule(warehouse: Warehouse) -> None:
+    late = ticks({"trade_time": datetime(2025, 6, 1, 3)})
+    store_ticks(warehouse, late, NOON)
+    assert pending_dirty(warehouse) == [Window(datetime(2025, 6, 1, 3), datetime(2025, 6, 1, 3, 0, 0, 1))]
+    resources = {"warehouse": WarehouseResource(url=warehouse.url)}
+    with dg.build_schedule_context(resources=resources, scheduled_execution_time=datetime.now(UTC)) as context:
+        requests = list(every_15_minutes(context))  # type: ignore[call-overload]
+    assert "2025-06-01" in {request.partition_key for request in requests}
+    assert len({request.run_key for request in requests}) == len(requests)
