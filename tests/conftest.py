@@ -1,10 +1,14 @@
 """Fixtures that several rooms of the tests share."""
 
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from cryptotrace_dagster.storage import Warehouse
+from tests.broker import mock_cluster
+from tests.stores import lake, new_store, postgres, store  # noqa: F401 - fixtures
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -12,9 +16,9 @@ RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
     """Return an empty warehouse with all its tables, as a real DuckDB file."""
-    store = Warehouse(str(tmp_path / "warehouse" / "cryptotrace.duckdb"))
-    store.create()
-    return store
+    file = Warehouse(str(tmp_path / "warehouse" / "cryptotrace.duckdb"))
+    file.create()
+    return file
 
 
 @pytest.fixture
@@ -23,3 +27,22 @@ def recordings() -> Path:
     if not RECORDINGS.is_dir():
         pytest.skip(f"the real recordings are not on this machine ({RECORDINGS})")
     return RECORDINGS
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """Return the address of an in-process Kafka cluster."""
+    with mock_cluster() as address:
+        yield address
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test that needs a real broker be skipped where CI promises one."""
+    report = yield
+    if report.skipped and item.get_closest_marker("kafka") and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but CI has to start what it needs: {report.longrepr}"
+    return report

@@ -214,6 +214,7 @@ def _exchange(settings: Settings, options: Options) -> Service:
     rest_port = str(urlsplit(settings.binance_rest_url).port)
     return Service(
         name="exchange",
+        after=("dagster daemon", "dagster ui"),  # its script runs from its start: nothing to see before all can see it
         command=(*_CRYPTOTRACE, "exchange", "--port", stream_port, "--rest-port", rest_port, *arguments),
         is_ready=lambda: url_answers(f"{settings.binance_rest_url}/api/v3/time"),
         stop_wave=2,

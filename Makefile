@@ -1,0 +1,99 @@
+# One command for each wish; `make help` lists them. Needs Python 3.11 or newer and make, nothing else:
+# everything is installed into .venv inside this folder, from the lock files, hashes checked.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m
+CRYPTOTRACE := $(BIN)/cryptotrace
+LOCK_OPTIONS := --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --quiet \
+	--custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo up test system-test browser-test faults bench check lint format types imports \
+	lock lock-check docs hooks clean
+
+help: ## List what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- the two installations; each happens once, and again when its lock file changed
+
+setup: $(VENV)/.installed ## Install what the system needs to run
+
+setup-dev: $(VENV)/.installed-dev ## Install what tests and checks need, too
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "CryptoTrace needs Python 3.11 or newer: run make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.lock requirements-install.lock pyproject.toml | $(BIN)/python
+	PYTHON=$(BIN)/python sh scripts/install.sh requirements.lock
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock requirements-install.lock pyproject.toml | $(BIN)/python
+	PYTHON=$(BIN)/python sh scripts/install.sh requirements-dev.lock
+	touch $@ $(VENV)/.installed
+
+# --- run it
+
+demo: setup ## Run everything offline, with a simulated exchange; Ctrl-C stops it
+	$(CRYPTOTRACE) up --demo
+
+up: setup ## Run everything against the live exchange; Ctrl-C stops it
+	$(CRYPTOTRACE) up
+
+# --- test it
+
+test: setup-dev ## Run the tests (those that start whole systems have targets of their own)
+	$(RUN) pytest -m "not system and not browser" -n 2
+
+system-test: setup-dev ## Run the tests that start the whole system, one after the other
+	$(RUN) pytest -m system
+
+browser-test: setup-dev ## Run the tests that look at the dashboard in headless Chromium
+	$(RUN) pytest -m browser
+
+faults: setup-dev ## Break every part on purpose and count what is lost or doubled
+	$(RUN) pytest tests/faults
+
+bench: setup-dev ## Measure speed; the last line is JSON
+	$(CRYPTOTRACE) bench
+
+# --- check it
+
+check: lint types imports lock-check ## Run all the checks that do not run the code
+
+lint: setup-dev ## Style and common mistakes
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+format: setup-dev ## Write the code in the one style
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+types: setup-dev ## Types, strictly
+	$(RUN) mypy
+
+imports: setup-dev ## Import directions
+	$(BIN)/lint-imports
+
+lock-check: setup-dev ## Tell whether the lock files still fit pyproject.toml; needs no network
+	$(RUN) pytest -q tests/docs/test_lock_files.py
+
+# --- keep it
+
+lock: setup-dev ## Choose the newest allowed versions anew
+	$(RUN) uv pip compile requirements-install.in $(LOCK_OPTIONS) --upgrade -o requirements-install.lock
+	$(RUN) uv pip compile pyproject.toml $(LOCK_OPTIONS) --upgrade -o requirements.lock
+	$(RUN) uv pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) --upgrade -c requirements.lock \
+		-o requirements-dev.lock
+
+docs: setup-dev ## Write docs/settings.md, docs/tables.md and .env.example from the code
+	$(RUN) cryptotrace_dagster.reference
+
+hooks: setup-dev ## Run the checks before every commit
+	$(BIN)/pre-commit install
+
+clean: ## Remove what was installed and cached; data/ stays
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Install one lock file, every hash checked, and CryptoTrace itself, into the environment of $PYTHON.
+# Caches stay inside the clone, so that nothing outside it is touched.
+set -eu
+lock=$1
+cache=$(pwd)/.cache
+export PIP_CACHE_DIR="$cache/pip" UV_CACHE_DIR="$cache/uv" PIP_DISABLE_PIP_VERSION_CHECK=1
+
+"$PYTHON" -m pip install --quiet --require-hashes -r requirements-install.lock
+
+# uv takes seconds where pip takes a minute; pip does where uv cannot run or cannot reach the index as pip does.
+if ! "$PYTHON" -m uv pip install --quiet --python "$PYTHON" --require-hashes -r "$lock"; then
+    echo "uv could not install; using pip, which takes longer."
+    "$PYTHON" -m pip install --quiet --require-hashes -r "$lock"
+fi
+"$PYTHON" -m pip install --quiet --no-deps --no-build-isolation --editable .

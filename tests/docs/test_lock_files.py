@@ -1,0 +1,58 @@
+"""The lock files fit pyproject.toml, name a hash for everything and no host. Needs no network."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK_FILES = ("requirements.lock", "requirements-dev.lock", "requirements-install.lock")
+
+
+def pins(name: str) -> dict[str, set[Version]]:
+    """Return the versions that a lock file pins, by package; one package may have one per platform."""
+    found: dict[str, set[Version]] = {}
+    for line in (ROOT / name).read_text().splitlines():
+        if match := re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", line):
+            found.setdefault(canonicalize_name(match[1]), set()).add(Version(match[2]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lock", "wanted"),
+    [
+        ("requirements.lock", PROJECT["dependencies"]),
+        ("requirements-dev.lock", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]),
+        (
+            "requirements-install.lock",
+            [line for line in (ROOT / "requirements-install.in").read_text().splitlines() if not line.startswith("#")],
+        ),
+    ],
+)
+def test_every_dependency_is_locked_at_a_version_that_is_allowed(lock: str, wanted: list[str]) -> None:
+    """Guards a dependency that was added or tightened without `make lock`."""
+    locked = pins(lock)
+    for text in wanted:
+        requirement = Requirement(text)
+        versions = locked.get(canonicalize_name(requirement.name), set())
+        assert versions, f"{lock} lacks {requirement.name}: run make lock"
+        assert all(requirement.specifier.contains(version) for version in versions), f"{lock}: {text}, has {versions}"
+
+
+def test_tests_run_with_the_versions_that_users_get() -> None:
+    users, developers = pins("requirements.lock"), pins("requirements-dev.lock")
+    assert {name: developers.get(name) for name in users} == users
+
+
+@pytest.mark.parametrize("lock", LOCK_FILES)
+def test_every_pin_has_hashes_and_no_host_is_named(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert "://" not in text
+    for block in re.split(r"\n(?=[A-Za-z0-9])", text):
+        if "==" in block.splitlines()[0]:
+            assert "--hash=sha256:" in block, block.splitlines()[0]
