@@ -4,18 +4,20 @@ Owns the routes and assembles parameters, queries and responses. `create_app` ta
 a small warehouse. Stays out: SQL (queries.py), spelling of values (formats.py), errors (problems.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import duckdb
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from cryptotrace_dagster.api import models
 from cryptotrace_dagster.api.access import RateLimit, TokenGuard
+from cryptotrace_dagster.api.events import EventKind, EventSource, Listeners, event_examples, resume_point
 from cryptotrace_dagster.api.metrics import ApiMetrics
 from cryptotrace_dagster.api.parameters import (
     Interval,
@@ -68,6 +70,7 @@ complete all of it is.
 * **Times** are ISO-8601 or seconds, milliseconds or microseconds since 1970; ranges are half-open, `[from, to)`.
 * **Pages**: follow `next_cursor` (JSON) or the `Link` header (every format) until it is gone.
 * **Formats** by the `Accept` header: JSON, CSV, Arrow stream, Parquet. Decimals are exact; in JSON and CSV they are strings.
+* **Events**: `/events` tells of new alerts and bars as they come.
 * **Errors** are problem details (RFC 9457) that say what to do.
 """
 
@@ -94,6 +97,7 @@ def create_app(settings: Settings, warehouse: Warehouse, *, rate_limit: RateLimi
         guards.append(Depends(TokenGuard(settings.api_token)))
     _add_market_routes(app, reader, guards)
     _add_alert_routes(app, reader, guards)
+    _add_event_route(app, reader, guards)
     _add_data_routes(app, reader, guards, metrics)
     return app
 
@@ -260,6 +264,38 @@ def _add_alert_routes(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> No
         """Attempts with their outcome, newest first; by default the last 7 days."""
         page = pages.within(utc_now(), newest_first=True, default_range=7 * _DAY, max_range=10 * _LONG)
         return page_response(request, _read(reader, ALERT_DELIVERIES, page, alert_id=alert_id))
+
+
+def _add_event_route(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> None:
+    listeners = Listeners()
+
+    def source(
+        *,
+        symbol: OptionalSymbol = None,
+        kind: Annotated[EventKind | None, Query(description="Only alerts, or only bars.")] = None,
+        interval: Interval = "1m",
+        last_event_id: Annotated[str | None, Header(max_length=60, description="Sent by browsers to resume.")] = None,
+    ) -> EventSource:
+        listeners.check()
+        name = stored_symbol(reader, symbol) if symbol is not None else None
+        kinds: tuple[EventKind, ...] = (kind,) if kind else ("alert", "bar")
+        return EventSource(reader, kinds, name, bar_interval(interval), resume_point(last_event_id, utc_now()))
+
+    @app.get(
+        "/events",
+        tags=["alerts"],
+        summary="New alerts and bars as they come (server-sent events)",
+        dependencies=guards,
+        response_class=EventSourceResponse,
+        responses={
+            **{200: {"description": "A stream without end.", "content": event_examples()}},
+            **_problems(401, 404, 422, 429, 503),
+        },
+    )
+    async def events(source: Annotated[EventSource, Depends(source)]) -> AsyncIterator[ServerSentEvent]:
+        """Event `alert` once per alert; event `bar` whenever the newest bar of a symbol has grown or a new one began."""
+        async for event in source.follow(listeners):
+            yield event
 
 
 def _add_data_routes(app: FastAPI, reader: Reader, guards: Sequence[Any], metrics: ApiMetrics) -> None:
