@@ -30,7 +30,7 @@ _WITHOUT_TOPIC_ID = {  # a topic that is not there yet, or a broker from before 
     KafkaError.UNSUPPORTED_VERSION,
     KafkaError._UNSUPPORTED_FEATURE,
 }
-_EMBEDDED_CLUSTER = "mockCluster"  # it cannot describe topics, and its cluster id is new at each start
+_EMBEDDED_CLUSTER = "mockCluster"  # it cannot describe topics
 _MICROSECONDS_FROM = 10**14  # exchange times at or above this are microseconds, below it milliseconds
 
 
@@ -127,11 +127,14 @@ class TickStream:
         """Return which log this is, as the broker says now."""
         admin = AdminClient({"bootstrap.servers": self._bootstrap_servers})
         try:
-            cluster_id = admin.list_topics(timeout=REQUEST_SECONDS).cluster_id or ""
+            cluster = admin.list_topics(timeout=REQUEST_SECONDS)
         except KafkaException as error:
             raise self._away(error) from error
+        cluster_id = cluster.cluster_id or ""
         if cluster_id.startswith(_EMBEDDED_CLUSTER):
-            self._identity = TopicIdentity(cluster_id, self.topic, "")
+            # Its id is an address in memory, which the next one may get again; its port is another at each start.
+            ports = "+".join(str(broker.port) for broker in cluster.brokers.values())
+            self._identity = TopicIdentity(f"{cluster_id}:{ports}", self.topic, "")
             return self._identity
         try:
             described = admin.describe_topics(TopicCollection([self.topic]), request_timeout=REQUEST_SECONDS)

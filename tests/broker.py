@@ -48,7 +48,13 @@ class Topic:
 
     def __post_init__(self) -> None:
         self._producer = Producer(
-            {"bootstrap.servers": self.bootstrap_servers, "enable.idempotence": True, "linger.ms": 5, "log_level": 2}
+            {
+                "bootstrap.servers": self.bootstrap_servers,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "compression.type": "lz4",  # the embedded broker keeps no more than 5 MiB of a partition
+                "log_level": 2,
+            }
         )
 
     def send(self, *values: bytes, partition: int = 0, received_ms: int | None = None) -> None:

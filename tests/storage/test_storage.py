@@ -34,7 +34,7 @@ from cryptotrace_dagster.tables import (
 )
 from tests.builders import NOON, ticks
 from tests.postgres_server import PostgresServer
-from tests.storage.conftest import NewStore
+from tests.stores import NewStore
 
 HOUR = Window(NOON, NOON + timedelta(hours=1))
 HOLD = """

@@ -1,17 +1,8 @@
 """The same contract for both brokers."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.broker import Topic, create_topic, mock_cluster, real_kafka
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """Return the address of an in-process cluster."""
-    with mock_cluster() as address:
-        yield address
+from tests.broker import Topic, create_topic, real_kafka
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])

@@ -116,7 +116,7 @@ def test_a_log_that_ends_in_a_transactions_marker_is_read_to_its_end() -> None:
         batches = list(stream.read(plan, 100))
         assert (ids(batches), batches[-1].next_offsets) == ([1], {0: 2})
         stream.follow(plan_of(stream, {0: 1}), *stream.watermarks())
-        only_the_marker = stream.next_batch(100, 10)
+        only_the_marker = stream.next_batch(100, 1)
         assert only_the_marker is not None
         assert (only_the_marker.ticks.height, only_the_marker.next_offsets) == (0, {0: 2})
         assert stream.next_batch(100, 0.3) is None

@@ -1,4 +1,7 @@
-"""Both stores under one contract: a DuckDB file, and a DuckLake whose PostgreSQL catalog the tests start."""
+"""Both stores under one contract: a DuckDB file, and a DuckLake whose PostgreSQL catalog the tests start.
+
+Fixtures for every room; `conftest.py` lends them.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
