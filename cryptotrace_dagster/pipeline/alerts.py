@@ -37,7 +37,7 @@ from cryptotrace_dagster.pipeline.rule_source import RuleSource, load_rules
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.tables import ALERT_RULE_VERSIONS, ALERTS, ANOMALY_SCORES, OHLC_BARS, TRADE_ID_GAPS
 
-__all__ = ["DeliveryReport", "RuleSource", "deliver_alerts", "load_rules", "refresh_alerts"]
+__all__ = ["DeliveryReport", "RuleSource", "deliver_alerts", "load_rules", "read_market", "refresh_alerts"]
 
 CHUNK = timedelta(hours=6)  # bounds the memory of a whole day: fifty symbols have a million bars of one second in it
 _BAR_COLUMNS = (
@@ -127,7 +127,7 @@ def _evaluate(
         held = carried if carried is not None else conversations_of(book, stored, stretch.start, ALLOWED_LATENESS)
         is_any_open = carried is None and any(each.is_open for each in held.values())
         memory = book.conversations.end_after if is_any_open else timedelta(0)
-        market = _read(connection, book, stretch.extended(before=memory))
+        market = read_market(connection, book, stretch.extended(before=memory))
     signals = as_signals(find_signals(book, market))
     if carried is None:
         held = with_last_rings(book, held, [each for each in signals if each.decided_at <= stretch.start])
@@ -152,7 +152,7 @@ def _stored_alerts(connection: duckdb.DuckDBPyConnection, stretch: Window) -> pl
     ).pl()
 
 
-def _read(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: Window) -> Market:
+def read_market(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: Window) -> Market:
     """Return the closed bars, the scores and the gaps that a stretch of decisions rests on, with the rules' lookback."""
     ranges = [(FAST_INTERVAL, stretch.start - _lookback(book) - timedelta(seconds=2))]
     days = max((rule.days for rule in book.rules if rule.kind == "record"), default=None)
