@@ -1,9 +1,12 @@
-"""Pump: price, aggressive buying, number of trades and rush orders go together beyond what the symbol has ever done.
+"""Pump: price, number of trades and rush orders rise together beyond what the symbol has done before.
 
-Each of the four is measured over the last 5 s and the last 25 s and calibrated against the symbol's own hourly
-records ("how many hours a day would see as much?"); their sum is the raw score, and is calibrated in turn. One
-quantity alone does not make a pump. Sources: La Morgia et al., "The Doge of Wall Street" (ACM TOIT 2023), for rush
-orders and the length of the windows; Siffer et al. (KDD 2017) for thresholds from tails.
+Over the last 15 s and the last 25 s each of them is calibrated against the symbol's own hourly records ("how many hours
+a day would see as much?"). The sum of these surprises is the raw score; it is calibrated in turn, with a prior that
+is worth about two days. Aggressive buying has to be unusual too but adds nothing: volume alone says little. A rise
+of less than a per cent is never a pump. Sees: a sudden pump, within the first or second bar of 5 s. Misses: a slow
+one, and one on a symbol that has done as much within the week.
+Sources: La Morgia et al., "The Doge of Wall Street" (ACM TOIT 2023), for rush orders and the length of the windows;
+Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory" (KDD 2017), for rates from tails.
 """
 
 from dataclasses import asdict
@@ -25,12 +28,16 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 STEP_SECONDS = 5
-WINDOWS = (1, 5)  # in bars: 5 s to be quick, 25 s because a pump lasts and a lone large order does not
+WINDOWS = (3, 5)  # in bars; a pump lasts, a lone large order does not
 REFERENCE_BARS = 60  # a rise counts from the highest close of the five minutes before, so that a bounce is no rise
-LARGEST_SURPRISE = 4.0
-SMALLEST_RISE = 1e-5
+SMALLEST_RISE = 1e-5  # below it, all rises are alike
+LEAST_PUMP = np.log(1.01)
 
-QUANTITIES = ("rise", "buying", "trades", "rush")
+SUMMED = ("rise", "trades", "rush")
+QUANTITIES = (*SUMMED, "buying")
+LARGEST_SURPRISE = 4.0  # one quantity alone shall not carry the sum
+LEAST_SURPRISE = -0.5  # each must come less than about three times a day: a pump is all of them together
+NOT_TOGETHER = -3.0  # the usual peak of an hour
 # Mean excess of an hour's peak over the median peak, in natural logarithms.
 COMPONENT_PRIOR = {
     "rise": TailPrior(0.6),
@@ -38,7 +45,7 @@ COMPONENT_PRIOR = {
     "trades": TailPrior(0.7),
     "rush": TailPrior(0.6),
 }
-TOTAL_PRIOR = TailPrior(1.0, weight=8.0)
+TOTAL_PRIOR = TailPrior(0.7, weight=40.0)
 
 
 class PumpDetector:
@@ -70,26 +77,29 @@ class PumpDetector:
         hours = seconds // 3600
         tails = {key: Tail(**record) for key, record in state["tails"].items()}
         raw = np.full(len(seconds), -np.inf)
-        surprises: dict[int, dict[str, Floats]] = {}
+        evidence: dict[str, Floats] = {}
         for width in WINDOWS:
             measures = _measures(series, old, width)
-            surprises[width] = {}
+            surprises: dict[str, Floats] = {}
             for name in QUANTITIES:
-                key = f"{name}_{width}"
+                key = f"{name}_{width * STEP_SECONDS}s"
                 tails[key], rates = advance_tail(tails.get(key, Tail()), hours, measures[name], COMPONENT_PRIOR[name])
-                surprises[width][name] = np.minimum(-np.log10(rates), LARGEST_SURPRISE)
-            raw = np.maximum(raw, sum(surprises[width].values()))
+                surprises[name] = np.minimum(-np.log10(rates), LARGEST_SURPRISE)
+                evidence[key] = surprises[name]
+            raw = np.maximum(raw, _together(surprises, measures["rise"]))
         tails["total"], times_a_day = advance_tail(tails.get("total", Tail()), hours, raw, TOTAL_PRIOR)
         state = {
             "recent": _recent(series),
             "tails": {key: asdict(tail) for key, tail in tails.items()},
         }
-        evidence = {
-            f"{name}_{width * STEP_SECONDS}s": values
-            for width, named in surprises.items()
-            for name, values in named.items()
-        }
         return state, score_frame(bars, raw, times_a_day, evidence)
+
+
+def _together(surprises: dict[str, Floats], log_rise: Floats) -> Floats:
+    """Return the sum of the surprises where all speak and the price has risen, else at most an ordinary hour's peak."""
+    total: Floats = np.sum([surprises[name] for name in SUMMED], axis=0)
+    is_pump_like = (np.minimum.reduce(list(surprises.values())) >= LEAST_SURPRISE) & (log_rise >= np.log(LEAST_PUMP))
+    return np.where(is_pump_like | np.isnan(total), total, np.minimum(total, NOT_TOGETHER))
 
 
 def _measures(series: dict[str, Floats], old: int, width: int) -> dict[str, Floats]:
