@@ -11,7 +11,7 @@ LOCK_OPTIONS := --universal --generate-hashes --python-version 3.11 --no-emit-in
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo up test system-test browser-test faults bench check lint format types imports \
-	lock lock-check docs hooks clean
+	lock lock-check secrets docs hooks clean
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,7 +62,7 @@ bench: setup-dev ## Measure speed; the last line is JSON
 
 # --- check it
 
-check: lint types imports lock-check ## Run all the checks that do not run the code
+check: lint types imports lock-check secrets ## Run all the checks that do not run the code
 
 lint: setup-dev ## Style and common mistakes
 	$(RUN) ruff check .
@@ -80,6 +80,9 @@ imports: setup-dev ## Import directions
 
 lock-check: setup-dev ## Tell whether the lock files still fit pyproject.toml; needs no network
 	$(RUN) pytest -q tests/docs/test_lock_files.py
+
+secrets: setup-dev ## Look for secrets in the tracked files
+	$(BIN)/python scripts/find_secrets.py
 
 # --- keep it
 
