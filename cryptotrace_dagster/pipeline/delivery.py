@@ -32,7 +32,7 @@ CLOSED_STATUSES = (401, 403, 404)
 REFUSED = "refused"
 BACKLOG = 3  # from so many on, several alerts share a message
 SEND_SECONDS = 2.0  # how long one call may go on sending; the rest is for the next call
-BEING_SENT = "being sent"
+BEING_SENT, QUEUED = "being sent", "waits for its turn on this route"
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +70,7 @@ class _Parcel:
     retry_at: datetime | None = None
     status_code: int | None = None
     reason: str | None = None
+    has_sisters: bool = False  # other routes take the alert too: what is written for one must not hide this one
 
     @property
     def is_new(self) -> bool:
@@ -188,6 +189,7 @@ class _Outbox:
         self.messenger = messenger
         self.clock = clock
         self.report = DeliveryReport()
+        self._completed: list[_Row] = []
 
     def variable_of(self, route: str) -> str | None:
         """Return the environment variable of a named route's webhook; none for the default route."""
@@ -206,6 +208,8 @@ class _Outbox:
                 self.report.pending += 1
             else:
                 due.append(parcel)
+                if parcel.is_new and parcel.has_sisters:
+                    rows.append(_Row(parcel, 0, "held", self.clock.started_at, self.clock.started_at, reason=QUEUED))
         if rows:
             self.write(rows)
         queues: dict[str, deque[_Parcel]] = defaultdict(deque)
@@ -215,6 +219,7 @@ class _Outbox:
 
     def write(self, rows: Sequence[_Row]) -> None:
         """Commit rows of `alert_deliveries`, in the place of those of the same attempt."""
+        rows, self._completed = [*self._completed, *rows], []
         values = [
             (
                 row.parcel.alert["alert_id"],
@@ -233,7 +238,16 @@ class _Outbox:
             transaction.merge(
                 ALERT_DELIVERIES, pl.DataFrame(values, schema=ALERT_DELIVERIES.polars_schema, orient="row")
             )
-        self.report.outcomes.update(row.outcome for row in rows if row.reason != BEING_SENT)
+        self.report.outcomes.update(row.outcome for row in rows if row.reason not in (BEING_SENT, QUEUED))
+
+    def complete(self, rows: Sequence[_Row]) -> None:
+        """Take rows that the next `write` commits along with its own, so that a message costs one commit, not two."""
+        self._completed.extend(rows)
+
+    def flush(self) -> None:
+        """Commit the completed rows now, because nothing is sent right away."""
+        if self._completed:
+            self.write([])
 
     def picture_of(self, alert: Mapping[str, Any]) -> bytes | None:
         """Return the candles around an alert as PNG; none where there are none, or drawing them fails."""
@@ -265,8 +279,9 @@ class _Outbox:
         return parcels, fresh.to_dicts(), {(rule, print_): instant for rule, print_, instant in versions}
 
     def _addressed(self, alert: Mapping[str, Any]) -> Iterator[_Parcel]:
-        for route in self._book.routes_of(alert["rule"], alert["symbol"], Severity[alert["severity"]]):
-            yield _Parcel(alert, route)
+        routes = self._book.routes_of(alert["rule"], alert["symbol"], Severity[alert["severity"]])
+        for route in routes:
+            yield _Parcel(alert, route, has_sisters=len(routes) > 1)
 
     def _set_aside(self, parcel: _Parcel, in_force: Mapping[tuple[str, str], datetime]) -> _Row | None:
         """Return the row of a parcel that is not to be sent now, and None for one that is."""
@@ -281,9 +296,7 @@ class _Outbox:
         if not parcel.is_new:
             return None
         later = self._later(alert)
-        if later is not None:
-            return _Row(parcel, 0, "held", now, retry_at=later[1], reason=later[0])
-        return None
+        return None if later is None else _Row(parcel, 0, "held", now, retry_at=later[1], reason=later[0])
 
     def _never(self, parcel: _Parcel, in_force: Mapping[tuple[str, str], datetime]) -> str | None:
         """Return why an alert is not to be sent at all, if so."""
@@ -318,21 +331,22 @@ class _Outbox:
 
 def _send_route(outbox: _Outbox, route: str, queue: deque[_Parcel]) -> None:
     """Send a route's parcels in order until they are gone, the time is over, or one is to be tried again later."""
-    not_before = max(
-        (each.retry_at for each in queue if each.retry_at is not None and each.outcome != "held"), default=None
-    )
+    tried = [each.retry_at for each in queue if each.outcome != "held" and each.retry_at is not None]
+    not_before = max(tried, default=None)
+    is_first = True
     while queue:
-        ready_at = max(
-            instant for instant in (not_before, outbox.messenger.ready_at(route, outbox.clock.now())) if instant
-        )
-        if not outbox.clock.can_wait_for(ready_at):
+        ready_at = outbox.messenger.ready_at(route, outbox.clock.now())
+        ready_at = max(ready_at, not_before or ready_at)
+        if ready_at > outbox.clock.now():
+            outbox.flush()
+        is_ready = is_first and ready_at <= outbox.clock.now()  # however little time is left, each call sends something
+        if not is_ready and not outbox.clock.can_wait_for(ready_at):
             break
-        batch = _take(queue)
-        sent = _send(outbox, route, batch)
-        rows = _rows_after(outbox, batch, sent)
-        outbox.write(rows)
+        is_first = False
+        rows = _send(outbox, route, _take(queue))
         queue.extendleft(row.after() for row in reversed(rows) if row.outcome not in FINAL)
         not_before = max((row.retry_at for row in rows if row.retry_at is not None), default=None)
+    outbox.flush()
     outbox.report.pending += len(queue)
     closed = next((each for each in queue if each.status_code in CLOSED_STATUSES), None)
     if closed is not None:
@@ -349,8 +363,8 @@ def _take(queue: deque[_Parcel]) -> list[_Parcel]:
     return batch
 
 
-def _send(outbox: _Outbox, route: str, batch: list[_Parcel]) -> Sent:
-    """Send one message, with a row for each parcel that says so before it leaves."""
+def _send(outbox: _Outbox, route: str, batch: list[_Parcel]) -> list[_Row]:
+    """Send one message, with a row for each parcel that says so before it leaves; return the rows that complete them."""
     is_alone = len(batch) == 1
     picture = None
     if is_alone and batch[0].alert["phase"] == "opening" and not batch[0].was_refused:
@@ -380,7 +394,9 @@ def _send(outbox: _Outbox, route: str, batch: list[_Parcel]) -> Sent:
         status=sent.status,
         reason=sent.reason,
     )
-    return sent
+    rows = _rows_after(outbox, batch, sent)
+    outbox.complete(rows)
+    return rows
 
 
 def _rows_after(outbox: _Outbox, batch: list[_Parcel], sent: Sent) -> list[_Row]:
