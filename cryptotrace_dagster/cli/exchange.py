@@ -24,8 +24,9 @@ def exchange(
     seed: Annotated[int, typer.Option(help="The same seed makes the same market.")] = 1,
     symbols: Annotated[str, typer.Option(help="What trades, by commas.")] = "BTCUSDT,ETHUSDT,SOLUSDT,BNBUSDT,XRPUSDT",
     trades_per_second: Annotated[float, typer.Option(min=0.01, max=5_000, help="Average over all symbols.")] = 100.0,
-    script: Annotated[str, typer.Option(help="Events and faults: a TOML or JSON file, or `demo`.")] = "",
+    script: Annotated[str, typer.Option(help="Events and faults: a TOML or JSON file, `demo`, or `storm`.")] = "",
     history: Annotated[str, typer.Option(help="Trades made before the start, for REST and dumps: 30m, 6h.")] = "0s",
+    kept_trades: Annotated[int, typer.Option(min=1_000, help="Per symbol, for REST; 50 bytes each.")] = 1_000_000,
     replay: Annotated[list[Path] | None, typer.Option(help="Play recorded messages or aggTrade dumps.")] = None,
     speed: Annotated[str, typer.Option(help="Of a replay: 1, 10, or `max` (as fast as the reader takes it).")] = "1",
     host: Annotated[
@@ -44,6 +45,7 @@ def exchange(
         stream_port=port,
         rest_port=rest_port,
         history_seconds=_seconds(history),
+        kept_trades_per_symbol=kept_trades,
         replay=tuple(replay or ()),
         speed=_speed(speed),
     )
@@ -52,7 +54,8 @@ def exchange(
         async with SimulatedExchange(config) as running:
             ready = {"event": "exchange_ready", "stream_url": running.stream_url, "rest_url": running.rest_url}
             _say(ready | {"dump_url": running.dump_url})
-            await _stop_signal()
+            assert running.work is not None  # noqa: S101 - it runs inside the block
+            await asyncio.wait({asyncio.create_task(_stop_signal()), running.work}, return_when=asyncio.FIRST_COMPLETED)
 
     asyncio.run(serve())
 

@@ -43,11 +43,14 @@ class FaultKind(StrEnum):
     CLOCK_SKEW = "clock_skew"  # the exchange's clock is ahead by `skew_ms`
 
 
+TICK_FAULTS = frozenset({FaultKind.GAP, FaultKind.REPEAT, FaultKind.DISORDER})  # can be had by one symbol alone
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One fault; `seconds` limits how long it lasts, `count` how many trades or requests it takes."""
 
     kind: FaultKind
-    symbol: str | None = None  # gap, repeat, disorder: only this symbol
+    symbol: str | None = None  # TICK_FAULTS: only this symbol
     seconds: Seconds | None = None
     count: Annotated[int, msgspec.Meta(ge=1)] | None = None
     connections: Literal["all", "oldest"] = "all"

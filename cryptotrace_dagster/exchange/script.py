@@ -7,6 +7,7 @@ the start), may have `every` (seconds between repetitions), and the fields of `M
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
@@ -16,7 +17,7 @@ import msgspec
 
 from cryptotrace_dagster.errors import UserError
 from cryptotrace_dagster.exchange.events import EventKind, MarketEvent
-from cryptotrace_dagster.exchange.faults import Fault
+from cryptotrace_dagster.exchange.faults import TICK_FAULTS, Fault, FaultKind
 
 Step = MarketEvent | Fault
 
@@ -35,6 +36,8 @@ class ScriptStep:
 
 
 DEMO_PUMP_AT = 50.0
+STORM_SECONDS = 86_400.0
+_STORM_KINDS = tuple(kind for kind in FaultKind if not kind.name.startswith("DUMP_"))
 
 
 def demo_script(symbols: Iterable[str]) -> list[ScriptStep]:
@@ -56,14 +59,45 @@ def demo_script(symbols: Iterable[str]) -> list[ScriptStep]:
     ]
 
 
-def load_script(script: str, symbols: Iterable[str]) -> list[ScriptStep]:
-    """Return the steps of a built-in script (`demo`, `calm`) or of a file.
+def fault_storm(symbols: Iterable[str], seed: int) -> list[ScriptStep]:
+    """Return a day of random faults, one about every half minute: for soaks. The same seed gives the same storm."""
+    draw = random.Random(seed)
+    names = list(symbols)
+    steps, at = [], 15.0
+    while at < STORM_SECONDS:
+        steps.append(ScriptStep(round(at, 3), _random_fault(draw, names)))
+        at += 10 + draw.expovariate(1 / 20)
+    return steps
+
+
+def _random_fault(draw: random.Random, symbols: list[str]) -> Fault:
+    kind = draw.choice(_STORM_KINDS)
+    seconds: float | None = round(draw.uniform(0.5, 8), 3)
+    if kind in {FaultKind.SILENCE, FaultKind.HALF_FRAMES, FaultKind.ABORT} and draw.random() < 0.5:
+        seconds = None
+    return Fault(
+        kind=kind,
+        seconds=seconds,
+        symbol=draw.choice([None, *symbols]) if kind in TICK_FAULTS else None,
+        connections=draw.choice(("all", "oldest")),
+        status=draw.choice((429, 418, 500, 502, 503)),
+        retry_after=draw.choice((None, 1, 3)),
+        delay_seconds=round(draw.uniform(0.5, 5), 3),
+        lifetime_seconds=round(draw.uniform(5, 20), 3),
+        skew_ms=draw.randrange(100, 3_000),
+    )
+
+
+def load_script(script: str, symbols: Iterable[str], seed: int = 1) -> list[ScriptStep]:
+    """Return the steps of a built-in script (`demo`, `storm`, `calm`) or of a file.
 
     Raises:
         ScriptError: there is no such script, or a step of it is wrong; the message names the step.
     """
     if script == "demo":
         return demo_script(symbols)
+    if script == "storm":
+        return fault_storm(symbols, seed)
     if script in {"", "calm"}:
         return []
     path = Path(script)
@@ -71,7 +105,7 @@ def load_script(script: str, symbols: Iterable[str]) -> list[ScriptStep]:
         content = path.read_bytes()
     except OSError as error:
         raise ScriptError(
-            f"The script {script} could not be read ({error.strerror}): give a file, or one of demo, calm."
+            f"The script {script} could not be read ({error.strerror}): give a file, or one of demo, storm, calm."
         ) from error
     try:
         decode = msgspec.json.decode if path.suffix == ".json" else msgspec.toml.decode

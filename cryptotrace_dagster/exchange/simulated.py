@@ -54,7 +54,7 @@ class ExchangeConfig:
     symbols: tuple[str, ...] = DEFAULT_SYMBOLS
     trades_per_second: float = 100.0
     seed: int = 1
-    script: str = ""  # a file, or `demo`
+    script: str = ""  # a file, or one of script.py's names
     host: str = "127.0.0.1"
     stream_port: int = 0
     rest_port: int = 0
@@ -62,7 +62,7 @@ class ExchangeConfig:
     history_seconds: float = 0.0  # trades made before the start, for REST and dumps
     connection_lifetime_seconds: float = 86_400.0
     subscriber_buffer_bytes: int = 16 * 1024 * 1024  # a reader further behind than this is dropped
-    kept_trades_per_symbol: int = 4_000_000
+    kept_trades_per_symbol: int = 1_000_000  # about 50 bytes each; older ones are gone from REST and control
     weight_per_minute: int = WEIGHT_A_MINUTE
     replay: tuple[Path, ...] = ()  # recordings to play in place of the simulated market
     speed: float = 1.0  # of a replay; infinity: as fast as the reader takes it
@@ -81,7 +81,13 @@ class SimulatedExchange:
         self.config = config or ExchangeConfig()
         self._made_at = monotonic()  # the moment of `start` when that is now
         self._source, profiles = _source_of(self.config)
-        self._schedule = Schedule(load_script(self.config.script, [profile.symbol for profile in profiles]))
+        steps = load_script(self.config.script, [profile.symbol for profile in profiles], self.config.seed)
+        if self.config.replay and any(_needs_a_market(step.step) for step in steps):
+            raise ExchangeError(
+                f"The script {self.config.script} has market events or clock skew, which a recording cannot have: "
+                "give a script of other faults, or none."
+            )
+        self._schedule = Schedule(steps)
         self._books = {
             profile.symbol: TradeBook(profile.symbol, self.config.kept_trades_per_symbol) for profile in profiles
         }
@@ -104,7 +110,7 @@ class SimulatedExchange:
         self._first_reader_at: float | None = None
         self._is_trading = True
         self._is_closing = False
-        self._work: asyncio.Task[None] | None = None
+        self.work: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Bind the ports, make the history, start to trade."""
@@ -125,7 +131,7 @@ class SimulatedExchange:
         self._web = serving(Starlette(routes=routes), rest_listener)
         await self._web.__aenter__()
         await self._streams.start(stream_listener)
-        self._work = asyncio.create_task(self._run())
+        self.work = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(
@@ -133,8 +139,8 @@ class SimulatedExchange:
     ) -> None:
         """Stop trading, close every connection."""
         self._is_closing = True
-        if self._work is not None:
-            await self._work
+        if self.work is not None:
+            await self.work
         await self._streams.stop()
         await self._web.__aexit__(None, None, None)
 
@@ -172,7 +178,7 @@ class SimulatedExchange:
             ValueError: the symbol is not traded, or the clock is that of a recording.
         """
         self._check_symbol(fault.symbol)
-        if fault.kind is FaultKind.CLOCK_SKEW and not isinstance(self._source, SimulatedSource):
+        if _needs_a_market(fault) and not isinstance(self._source, SimulatedSource):
             raise ValueError("a recording keeps its own times: clock skew needs a simulated market")
         active = self._board.start(fault, monotonic())
         self._streams.begin(active)
@@ -302,6 +308,11 @@ def _source_of(config: ExchangeConfig) -> tuple[TradeSource, list[SymbolProfile]
         history_seconds=config.history_seconds,
     )
     return source, profiles
+
+
+def _needs_a_market(step: MarketEvent | Fault) -> bool:
+    """Return whether a step makes sense only where trades are made, not where a recording is played."""
+    return isinstance(step, MarketEvent) or step.kind is FaultKind.CLOCK_SKEW
 
 
 def _by_symbol(profiles: Iterable[SymbolProfile]) -> dict[str, SymbolProfile]:

@@ -163,7 +163,13 @@ class ReceiverApp:
     # --- control
 
     async def _messages(self, request: Request) -> Response:
-        return _json(self._store.messages, 200, {})
+        """Return the messages after an id, oldest first; with a limit, the latest of them."""
+        messages = self._store.messages
+        after, limit = (request.query_params.get(name, "0") for name in ("after", "limit"))
+        if not (after.isdigit() and limit.isdigit()):
+            return _json({"error": "after and limit are whole numbers"}, 400, {})
+        wanted = [message for message in messages if int(message["id"]) > int(after)] if int(after) else messages
+        return _json(wanted[-int(limit) :], 200, {})  # a limit of 0 leaves out nothing
 
     async def _add_fault(self, request: Request) -> Response:
         try:

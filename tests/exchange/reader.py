@@ -55,6 +55,15 @@ async def take_for(socket: ClientConnection, seconds: float) -> list[dict[str, A
         return payloads
 
 
+async def take_the_rest(socket: ClientConnection, exchange: SimulatedExchange) -> list[dict[str, Any]]:
+    """Stop trading and return all payloads that are still to come, held-back ones too."""
+    exchange.stop_trading()
+    payloads: list[dict[str, Any]] = []
+    while more := await take_for(socket, 1.0):
+        payloads += more
+    return payloads
+
+
 def ids(payloads: list[dict[str, Any]]) -> list[int]:
     """Return the trade ids."""
     return [payload["a"] for payload in payloads]
@@ -72,3 +81,14 @@ async def until(is_reached: Callable[[], object], *, seconds: float = 10) -> Non
     async with asyncio.timeout(seconds):
         while not is_reached():  # noqa: ASYNC110 - the exchange has no event for every figure that a test may wait for
             await asyncio.sleep(0.02)
+
+
+async def raw_socket(port: int, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a WebSocket by hand, for what a library would hide: bytes on the wire, or never reading at all."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_024)
+    writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n".encode()
+        + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cryptotrace_dagster.errors import UserError
 from cryptotrace_dagster.exchange.events import EventKind, MarketEvent
 from cryptotrace_dagster.exchange.faults import FaultKind
 from cryptotrace_dagster.exchange.script import Schedule, ScriptError, ScriptStep, demo_script, load_script
@@ -57,7 +58,7 @@ def test_a_wrong_script_is_told_where_and_why(tmp_path: Path, text: str, problem
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
-    with pytest.raises(ScriptError, match="one of demo, calm"):
+    with pytest.raises(ScriptError, match="one of demo, storm, calm"):
         load_script("opera", SYMBOLS)
 
 
@@ -68,6 +69,20 @@ def test_the_demo_pumps_within_a_minute_and_never_runs_dry(symbols: tuple[str, .
     assert [step.kind for step in first] == [EventKind.PUMP]
     for start in range(50, 7_200, 300):
         assert schedule.due(start + 300), f"nothing to see in the five minutes from {start} s"
+
+
+def test_a_storm_has_every_fault_and_is_the_same_for_the_same_seed() -> None:
+    storm = load_script("storm", SYMBOLS, seed=3)
+    assert storm == load_script("storm", SYMBOLS, seed=3)
+    assert storm != load_script("storm", SYMBOLS, seed=4)
+    assert {step.step.kind for step in storm} == {kind for kind in FaultKind if not kind.name.startswith("DUMP_")}
+
+
+def test_a_recording_takes_no_market_events(tmp_path: Path) -> None:
+    dump = tmp_path / "BTCUSDT-aggTrades-2026-01-05.csv"
+    dump.write_text("7,1.50000000,2.00000000,70,71,1767614400123456,True,True\n")
+    with pytest.raises(UserError, match="which a recording cannot have"):
+        SimulatedExchange(config(replay=(dump,), script="demo"))
 
 
 async def test_a_scripted_step_happens_by_itself(tmp_path: Path) -> None:

@@ -8,8 +8,12 @@ from itertools import pairwise
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from cryptotrace_dagster.exchange.faults import FaultBoard, TickDistortion
 from cryptotrace_dagster.exchange.simulated import ExchangeConfig, SimulatedExchange
-from tests.exchange.reader import START, config, ids, opened, reading, rest, take, until
+from cryptotrace_dagster.exchange.stream_server import StreamServer
+from cryptotrace_dagster.exchange.wire import Tick
+from cryptotrace_dagster.loopback import bind, port_of
+from tests.exchange.reader import START, config, ids, opened, raw_socket, reading, rest, take, until
 
 
 async def test_a_combined_stream_brings_every_trade_once_in_order() -> None:
@@ -124,19 +128,29 @@ async def test_a_connection_lives_no_longer_than_the_limit() -> None:
 
 
 async def test_a_reader_that_stops_reading_is_dropped_rather_than_buffered_for_ever() -> None:
-    busy = config(trades_per_second=3_000.0, subscriber_buffer_bytes=50_000)
-    async with SimulatedExchange(busy) as exchange:
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", int(exchange.stream_url.rpartition(":")[2]), limit=1
-        )
-        writer.write(
-            b"GET /stream?streams=btcusdt@aggTrade HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        await until(lambda: exchange.sent()["slow_consumers_dropped"], seconds=60)
-        writer.close()
-        assert exchange.sent()["connections_open"] == 0
-        del reader
+    board = FaultBoard()
+    server = StreamServer(
+        board,
+        TickDistortion(board, seed=1),
+        now_us=lambda: 0,
+        seed=1,
+        connection_lifetime_seconds=86_400,
+        buffer_bytes=100_000,
+    )
+    listener = bind("127.0.0.1", 0)
+    await server.start(listener)
+    _, writer = await raw_socket(port_of(listener), "/ws/btcusdt@aggTrade")
+    await until(lambda: server.subscribers)
+    ticks = [Tick("BTCUSDT", number, 1, 1, number, number, number, True) for number in range(1_000)]
+    for _ in range(1_000):
+        if server.counters.slow_consumers_dropped:
+            break
+        server.deliver(ticks)
+        await asyncio.sleep(0)
+    assert server.counters.slow_consumers_dropped == 1
+    assert not server.subscribers
+    writer.close()
+    await server.stop()
 
 
 async def test_trades_happen_at_about_the_rate_asked_for() -> None:

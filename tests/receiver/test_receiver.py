@@ -177,6 +177,20 @@ def test_a_message_can_be_edited(receiver: DiscordReceiver) -> None:
     assert [message["content"] for message in receiver.messages] == ["after"]
 
 
+def test_messages_can_be_asked_for_from_an_id_on_and_in_number(receiver: DiscordReceiver) -> None:
+    for content in ("one", "two", "three"):
+        _send(receiver, content)
+    url, first = f"{receiver.control_url}/messages", receiver.messages[0]["id"]
+
+    def asked(**parameters: str) -> list[str]:
+        return [message["content"] for message in httpx.get(url, params=parameters).json()]
+
+    assert asked(after=first) == ["two", "three"]
+    assert asked(limit="1") == ["three"]
+    assert asked(after=receiver.messages[-1]["id"]) == []
+    assert httpx.get(url, params={"limit": "many"}).status_code == 400
+
+
 def test_an_unknown_fault_is_refused_with_a_reason(receiver: DiscordReceiver) -> None:
     answer = httpx.post(f"{receiver.control_url}/fault", json={"kind": "earthquake"})
     assert answer.status_code == 400
