@@ -63,7 +63,8 @@ def up(
     summary = _run(_settings(data_dir, options), options, duration, opens_browser=browser and duration is None)
     if summary is not None:
         print(json.dumps(summary.as_dict()))
-        raise typer.Exit(0 if summary.is_clean else 1)
+    if duration is not None:  # stopped before its time is over, there is no summary, and nothing was shown to hold
+        raise typer.Exit(0 if summary is not None and summary.is_clean else 1)
 
 
 def _settings(data_dir: Path | None, options: "Options") -> "Settings":

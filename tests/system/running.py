@@ -1,0 +1,98 @@
+"""A whole system for tests: started like a user starts it, on ports of its own, and looked at from outside."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from cryptotrace_dagster.settings import Settings
+from tests.ports import free_port_offset
+
+UP = [sys.executable, "-m", "cryptotrace_dagster.cli.main", "up"]
+PORTS = [3000, 8000, 8501, 9101, 9092, 9443, 9444, 9445]
+_START_SECONDS = 240
+
+
+def clean_environment(**values: str) -> dict[str, str]:
+    """Return this process's environment without any setting of ours, but with these."""
+    names = {name.upper() for name in Settings.model_fields} | {"DAGSTER_HOME"}
+    return {name: value for name, value in os.environ.items() if name not in names} | values
+
+
+class RunningSystem:
+    """A `cryptotrace up` under way."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", folder: Path, offset: int) -> None:
+        self.process = process
+        self.folder = folder
+        self.offset = offset
+
+    @property
+    def messages(self) -> str:
+        """Return what it has said so far."""
+        return (self.folder / "messages").read_text(errors="replace")
+
+    def url(self, port: int, path: str = "") -> str:
+        """Return the address of one of its services, by the port that it has without an offset."""
+        return f"http://127.0.0.1:{port + self.offset}{path}"
+
+    def pid_of(self, service: str) -> int | None:
+        """Return the process of a service, as the system last said it."""
+        found = re.findall(rf"^{service}: (?:starting|ready) \(process (\d+)\)$", self.messages, re.MULTILINE)
+        return int(found[-1]) if found else None
+
+    def is_ready(self, service: str, *, instead_of: int | None = None) -> bool:
+        """Return whether a service is ready, in a process other than the one given."""
+        found = re.findall(rf"^{service}: ready \(process (\d+)\)$", self.messages, re.MULTILINE)
+        return bool(found) and int(found[-1]) != instead_of
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process of this system that is alive, whoever its parent is now."""
+        marks = (str(self.folder / "data"),)
+        alive = []
+        for process in psutil.process_iter():
+            try:
+                about = " ".join([*process.cmdline(), process.environ().get("DATA_DIR", "")])
+            except psutil.Error:
+                continue
+            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE and marks[0] in about:
+                alive.append(process)
+        return alive
+
+    def until(self, is_so: Callable[[], object], seconds: float, what: str) -> None:
+        """Wait until something holds; fail with all that the system said when it does not."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not so within {seconds} s: {what}\n{self.messages}")
+            time.sleep(0.2)
+
+
+@contextmanager
+def running_demo(folder: Path, *arguments: str) -> Iterator[RunningSystem]:
+    """Start a demo, lend it once it is up, and see to it that nothing of it is left."""
+    offset = free_port_offset(PORTS)
+    command = [*UP, "--demo", "--no-browser", "--data-dir", str(folder / "data"), "--port-offset", str(offset)]
+    with (folder / "messages").open("wb") as messages:
+        process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, env=clean_environment()
+        )
+    system = RunningSystem(process, folder, offset)
+    try:
+        system.until(lambda: "CryptoTrace is up" in system.messages, _START_SECONDS, "the system is up")
+        yield system
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        for left in system.processes():
+            left.kill()
