@@ -19,7 +19,7 @@ from cryptotrace_dagster.feed.attempts import AttemptBudget, backoff_seconds
 from cryptotrace_dagster.feed.watch import SilenceWatch
 
 _LOG = structlog.get_logger(__name__)
-_TICK_SECONDS = 0.1
+_TICK_SECONDS = 0.2
 _OPEN_TIMEOUT_SECONDS = 10.0
 _OVERLAP_SECONDS = 2.0  # both sockets run at least this long, so that the new one stands before the old one goes
 _LONGEST_OVERLAP_SECONDS = 15.0

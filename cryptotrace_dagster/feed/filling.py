@@ -19,7 +19,7 @@ from cryptotrace_dagster.feed.intake import Lane
 from cryptotrace_dagster.feed.publisher import Publisher
 
 _LOG = structlog.get_logger(__name__)
-_IDLE_SECONDS = 0.1
+_IDLE_SECONDS = 0.2
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 300.0
 _FILLS_KEPT_SECONDS = 1800.0
 
@@ -99,7 +99,7 @@ class Filler:
     async def _publish_one(self, lane: Lane, value: bytes) -> None:
         while True:
             try:
-                self._publisher.produce(self._publisher.topic, value, lane.key, -1, None, None, int(time.time() * 1000))
+                self._publisher.produce(self._publisher.topic, value, lane.key)
             except BufferError:
                 await self._publisher.wait_for_room()
                 continue

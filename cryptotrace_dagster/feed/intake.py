@@ -19,7 +19,7 @@ from cryptotrace_dagster.binance.messages import (
     frame_prefix,
     is_server_shutdown,
 )
-from cryptotrace_dagster.feed.ids import Arrival, TradeIds
+from cryptotrace_dagster.feed.ids import NOTHING_SEEN, Arrival, TradeIds
 from cryptotrace_dagster.feed.publisher import Publisher
 
 _DATA = b'"data":'
@@ -30,20 +30,49 @@ _LOG = structlog.get_logger(__name__)
 
 
 class Lane:
-    """One symbol on its way through the feed: its ids and what the metrics need. Counts grow for ever."""
+    """One symbol on its way through the feed: its ids and what the metrics need. Counts grow for ever.
 
-    __slots__ = ("filled", "ids", "key", "missed", "received_at", "repeated", "symbol", "trade_time", "trades")
+    `wants_sample` asks the intake to note time and receipt of the next trade: a clock read for every trade would cost
+    more than the check of its id.
+    """
+
+    __slots__ = (
+        "filled",
+        "ids",
+        "key",
+        "late",
+        "missed",
+        "received_at",
+        "repeated",
+        "symbol",
+        "trade_time",
+        "wants_sample",
+    )
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
         self.key = symbol.encode()
         self.ids = TradeIds()
-        self.trades = 0  # received from the stream, repeats not counted
         self.repeated = 0
         self.missed = 0
+        self.late = 0
         self.filled = 0
-        self.trade_time = 0  # of the newest trade, in the exchange's own unit
-        self.received_at = 0.0
+        self.wants_sample = True
+        self.trade_time = 0  # of the last sample, in the exchange's own unit
+        self.received_at = 0.0  # of the last sample
+
+    @property
+    def received(self) -> int:
+        """Return how many trades came over the stream, repeats not counted."""
+        if self.ids.next_id == NOTHING_SEEN:
+            return 0
+        return self.ids.next_id - self.ids.first_id - self.missed + self.late
+
+    def sample(self, trade: AggTrade) -> None:
+        """Note when a trade happened and when it came."""
+        self.wants_sample = False
+        self.trade_time = trade.trade_time
+        self.received_at = time.time()
 
 
 def _ignore() -> None:
@@ -82,12 +111,10 @@ class Intake:
         ids = lane.ids
         if trade.trade_id != ids.next_id or trade.symbol != lane.symbol:
             return self._take_out_of_turn(lane, trade, value)
-        now = time.time()
-        self._produce(self._topic, value, lane.key, -1, None, None, int(now * 1000))
+        self._produce(self._topic, value, lane.key)  # the producer stamps it with this moment
         ids.next_id += 1
-        lane.trades += 1
-        lane.trade_time = trade.trade_time
-        lane.received_at = now
+        if lane.wants_sample:
+            lane.sample(trade)
         return None
 
     def _take_out_of_turn(self, lane: Lane, trade: AggTrade, value: bytes) -> None:
@@ -99,14 +126,13 @@ class Intake:
         if arrival is Arrival.REPEAT:
             lane.repeated += 1
             return None
-        now = time.time()
-        self._produce(self._topic, value, lane.key, -1, None, None, int(now * 1000))
+        self._produce(self._topic, value, lane.key)
         missed = lane.ids.record(trade.trade_id, fetch_at=time.monotonic() + _DISORDER_SECONDS)
         lane.missed += missed
-        lane.trades += 1
-        if arrival is not Arrival.LATE:
-            lane.trade_time = trade.trade_time
-            lane.received_at = now
+        if arrival is Arrival.LATE:
+            lane.late += 1
+        elif lane.wants_sample:
+            lane.sample(trade)
         if missed:
             last = trade.trade_id - 1
             _LOG.warning("feed.gap", symbol=lane.symbol, first_missing_id=last - missed + 1, last_missing_id=last)

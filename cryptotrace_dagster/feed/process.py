@@ -38,7 +38,7 @@ from cryptotrace_dagster.tables import TRADE_ID_RANGES
 _LOG = structlog.get_logger(__name__)
 _BROKER_SECONDS = 10.0
 _FLUSH_SECONDS = 10.0
-_TICK_SECONDS = 0.05
+_TICK_SECONDS = 0.1
 _CLOCK_SECONDS = 60.0
 _LOOK_AT_SYMBOLS_SECONDS = 0.5
 _QUIET_SYMBOL_SECONDS, _QUIETEST_SYMBOL_SECONDS = 30.0, 600.0
@@ -71,6 +71,7 @@ class Feed:
         self._intakes: list[Intake] = []
         self._started_at = time.monotonic()
         self._acknowledged = 0
+        self._refused = 0
         self._acknowledged_at = self._started_at
         self._clock_skew_seconds = 0.0
         self.registry = CollectorRegistry()
@@ -160,10 +161,9 @@ class Feed:
     def _trade_refused(self, symbol: str, value: bytes) -> None:
         lane = self._lanes_by_symbol[symbol]
         trade_id = decode_agg_trade(value).trade_id
-        lane.missed += lane.ids.gaps.add(trade_id, trade_id, time.monotonic() + _LOST_FETCH_SECONDS)
+        self._refused += lane.ids.gaps.add(trade_id, trade_id, time.monotonic() + _LOST_FETCH_SECONDS)
 
     async def _keep_house(self) -> None:
-        sampled: dict[str, int] = {}
         while True:
             self.publisher.poll()
             if self.publisher.is_fatal:
@@ -171,19 +171,18 @@ class Feed:
                     f"The Kafka producer cannot go on ({self.publisher.broker_error}): start the feed anew."
                 )
             for lane in self.lanes:
-                if lane.trades != sampled.get(lane.symbol):
-                    sampled[lane.symbol] = lane.trades
-                    self._latency.observe(
-                        max(0.0, lane.received_at + self._clock_skew_seconds - seconds_of(lane.trade_time))
-                    )
+                if not lane.wants_sample:
+                    latency = lane.received_at + self._clock_skew_seconds - seconds_of(lane.trade_time)
+                    self._latency.observe(max(0.0, latency))
+                    lane.wants_sample = True
             acknowledged = self._count_acknowledged()
             if acknowledged != self._acknowledged or not len(self.publisher):
                 self._acknowledged, self._acknowledged_at = acknowledged, time.monotonic()
             await asyncio.sleep(_TICK_SECONDS)
 
     def _count_acknowledged(self) -> int:
-        handed_over = sum(lane.trades + lane.filled for lane in self.lanes)
-        return max(self._acknowledged, handed_over - len(self.publisher))
+        handed_over = sum(lane.received + lane.filled for lane in self.lanes)
+        return max(self._acknowledged, handed_over - self._refused - len(self.publisher))
 
     async def _compare_clocks(self) -> None:
         """Measure the exchange's clock against ours: its answer was made about halfway between question and answer."""
@@ -207,7 +206,7 @@ class Feed:
                 for lane in intake.lanes:
                     watch = watches[lane.symbol]
                     now = time.monotonic()
-                    watch.look(now, lane.trades + lane.repeated)
+                    watch.look(now, lane.received + lane.repeated)
                     if watch.is_silent(now) and self.rest.wait() == 0:
                         await self._ask_about(lane, watch, connection)
 
@@ -260,7 +259,7 @@ class Feed:
 def _figures_of(lane: Lane) -> SymbolFigures:
     return SymbolFigures(
         symbol=lane.symbol,
-        received=lane.trades,
+        received=lane.received,
         repeated=lane.repeated,
         missed=lane.missed,
         filled=lane.filled,

@@ -52,7 +52,7 @@ class Publisher:
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": "lz4",
-            "linger.ms": 10,
+            "linger.ms": 20,  # each batch costs two wake-ups and a request, whatever its size
             "queue.buffering.max.messages": QUEUE_MESSAGES,
             "queue.buffering.max.kbytes": _QUEUE_KILOBYTES,
             "message.timeout.ms": 0,  # a broker that is away stops the reading; it never makes a trade expire

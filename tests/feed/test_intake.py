@@ -13,15 +13,13 @@ class KeptMessages:
     def __init__(self, room: int = 1_000) -> None:
         self.topic = "ticks"
         self.room = room
-        self.messages: list[tuple[bytes, bytes, int]] = []
+        self.messages: list[tuple[bytes, bytes]] = []
         self.dead: list[tuple[bytes, str]] = []
 
-    def produce(self, topic: str, value: bytes, key: bytes, *rest: object) -> None:
+    def produce(self, topic: str, value: bytes, key: bytes) -> None:
         if len(self.messages) >= self.room:
             raise BufferError
-        milliseconds = rest[-1]
-        assert isinstance(milliseconds, int)
-        self.messages.append((value, key, milliseconds))
+        self.messages.append((value, key))
 
     def dead_letter(self, payload: bytes, reason: str, source: str) -> None:
         self.dead.append((payload, reason))
@@ -48,7 +46,7 @@ def frame(trade_id: int, symbol: str = "BTCUSDT") -> bytes:
 def test_a_trade_is_published_as_the_exchanges_own_bytes_keyed_by_symbol() -> None:
     kept = KeptMessages()
     intake(kept).take(frame(7))
-    assert [(value, key) for value, key, _ in kept.messages] == [(trade(7), b"BTCUSDT")]
+    assert kept.messages == [(trade(7), b"BTCUSDT")]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +61,7 @@ def test_a_trade_is_published_as_the_exchanges_own_bytes_keyed_by_symbol() -> No
 def test_another_spelling_of_the_same_json_is_the_same_trade(spelling: Callable[[bytes], bytes]) -> None:
     kept = KeptMessages()
     intake(kept).take(spelling(trade(7)))
-    assert [value for value, _, _ in kept.messages] == [trade(7)]
+    assert [value for value, _ in kept.messages] == [trade(7)]
     assert kept.dead == []
 
 
@@ -75,10 +73,10 @@ def test_a_full_queue_changes_nothing_and_the_frame_can_be_taken_again() -> None
         with pytest.raises(BufferError):
             subject.take(frame(trade_id))
     lane = subject.lanes[0]
-    assert (lane.ids.next_id, lane.trades, lane.ids.gaps.missing) == (2, 1, 0)
+    assert (lane.ids.next_id, lane.received, lane.ids.gaps.missing) == (2, 1, 0)
     kept.room = 10
     subject.take(frame(2))
-    assert [value for value, _, _ in kept.messages] == [trade(1), trade(2)]
+    assert [value for value, _ in kept.messages] == [trade(1), trade(2)]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ def test_what_is_no_trade_is_set_aside_whole_or_as_its_data(garbage: bytes) -> N
     assert kept.dead[0][0] in garbage
     assert sum(subject.dead_letters.values()) == 1
     subject.take(frame(8))
-    assert [value for value, _, _ in kept.messages] == [trade(8)]
+    assert [value for value, _ in kept.messages] == [trade(8)]
 
 
 @pytest.mark.parametrize(
