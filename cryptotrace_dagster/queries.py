@@ -17,7 +17,7 @@ import polars as pl
 
 from cryptotrace_dagster.domain.windows import Window, floor, utc_now
 from cryptotrace_dagster.settings import Settings
-from cryptotrace_dagster.storage import Warehouse
+from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError
 from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
     ALERTS,
@@ -62,12 +62,12 @@ class _Answer:
     read_at: float
 
 
-def open_for_reading(settings: Settings) -> Warehouse:
+def open_for_reading(settings: Settings, patience_seconds: float = READER_PATIENCE_SECONDS) -> Warehouse:
     """Return the warehouse of the settings, with the short patience of someone who waits for an answer."""
     return Warehouse(
         settings.resolved_warehouse_url,
         data_path=settings.warehouse_data_path or None,
-        lock_wait_seconds=READER_PATIENCE_SECONDS,
+        lock_wait_seconds=patience_seconds,
     )
 
 
@@ -75,12 +75,14 @@ class Reader:
     """Answers questions about a warehouse, and repeats an answer while it is still true.
 
     An answer is reused while the data version stands, and in any case for `fresh_for` seconds: however many people
-    look, a question reaches the warehouse a few times a second at most, and ingestion finds it free.
+    look, a question reaches the warehouse a few times a second at most, and ingestion finds it free. While a long write
+    is under way, an answer of up to `stale_for` seconds ago is better than none.
     """
 
-    def __init__(self, warehouse: Warehouse, fresh_for: float = 0.5) -> None:
+    def __init__(self, warehouse: Warehouse, fresh_for: float = 0.5, stale_for: float = 0.0) -> None:
         self.warehouse = warehouse
         self._fresh_for = fresh_for
+        self._stale_for = stale_for
         self._answers: OrderedDict[tuple[object, ...], _Answer] = OrderedDict()
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()
@@ -95,9 +97,20 @@ class Reader:
             if (known := self._known(question)) is not None:  # somebody asked the same while we waited
                 return known
             version = data_version(self.warehouse)
-            rows = self.warehouse.read(sql, parameters)
+            try:
+                rows = self.warehouse.read(sql, parameters)
+            except WarehouseBusyError:
+                earlier = self._answers.get(question)
+                if earlier is None or time.monotonic() - earlier.read_at > self._stale_for:
+                    raise
+                return earlier.rows
             self._remember(question, _Answer(rows, version, time.monotonic()))
         return rows
+
+    def forget(self) -> None:
+        """Drop every answer, so that who has just written sees it at once."""
+        with self._lock:
+            self._answers.clear()
 
     def _known(self, question: tuple[object, ...]) -> pl.DataFrame | None:
         with self._lock:

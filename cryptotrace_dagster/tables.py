@@ -321,7 +321,9 @@ ALERT_DELIVERIES = Table(
         Column("route", T.TEXT, "Where to: the name of the route in alerts.toml, `default` without one."),
         Column("attempt", T.INTEGER, "Number of the attempt for this alert and route, from 1; 0 while it is held."),
         Column(
-            "outcome", T.TEXT, "delivered, retry, unknown (perhaps sent, no answer), held (quiet hours, digest), given_up, or skipped (`reason`)."
+            "outcome",
+            T.TEXT,
+            "delivered, retry, unknown (perhaps sent, no answer), held (quiet hours, digest), given_up, or skipped (`reason`).",
         ),
         Column("attempted_at", T.INSTANT, "When it was sent, UTC."),
         Column("retry_at", T.INSTANT, "Not before this; null when final.", nullable=True),
@@ -360,6 +362,19 @@ ALERT_RULE_VERSIONS = Table(
     time_column="in_force_from",
 )
 
+ALERT_FEEDBACK = Table(
+    name="alert_feedback",
+    description="What people said about an alert: was it right? Append-only; the newest word of an alert counts.",
+    columns=(
+        Column("alert_id", T.TEXT, "The alert."),
+        Column("was_right", T.BOOLEAN, "True when it was worth ringing, false when not."),
+        Column("note", T.TEXT, "What the person added; null when nothing.", nullable=True),
+        Column("given_at", T.INSTANT, "When it was said, UTC."),
+    ),
+    key=("alert_id", "given_at"),
+    time_column="given_at",
+)
+
 SCHEMA_VERSIONS = Table(
     name="schema_versions",
     description="The schema versions that this warehouse has had; the largest counts.",
@@ -381,6 +396,7 @@ ALL_TABLES: tuple[Table, ...] = (
     ALERTS,
     ALERT_DELIVERIES,
     ALERT_RULE_VERSIONS,
+    ALERT_FEEDBACK,
     INGESTED_OFFSETS,
     TRADE_ID_RANGES,
     TRADE_ID_GAPS,

@@ -20,10 +20,12 @@ from cryptotrace_dagster.dashboard.source import (
     alert_rules,
     chart_rows,
     deliveries_of,
+    feedback_of,
     source,
 )
 from cryptotrace_dagster.domain.windows import floor
 from cryptotrace_dagster.looks import SEVERITIES, age_text, price_text
+from cryptotrace_dagster.pipeline.feedback import LONGEST_NOTE, record_feedback
 from cryptotrace_dagster.queries import known_symbols, market_now
 
 _SPANS = {"1 hour": timedelta(hours=1), "1 day": timedelta(days=1), "7 days": timedelta(days=7), "all": timedelta(3650)}
@@ -121,6 +123,7 @@ def _one_alert(shared: Source, alert_id: str) -> None:
     with right:
         st.markdown("**Deliveries**")
         _deliveries(shared, alert_id)
+        _feedback(shared, alert_id)
 
 
 def _facts(alert: dict[str, object]) -> None:
@@ -171,3 +174,25 @@ def _deliveries(shared: Source, alert_id: str) -> None:
             f"{_OUTCOMES.get(row['outcome'], row['outcome'])} :gray[{row['attempted_at']:%H:%M:%S}, attempt {row['attempt']}, "
             f"route {_plain(row['route'])}{': ' + _plain(answer) if answer else ''}]"
         )
+
+
+def _feedback(shared: Source, alert_id: str) -> None:
+    st.markdown("**Was it right?**")
+    with st.form(f"feedback-{alert_id}", border=False):
+        answer = st.segmented_control("Was it right?", ["yes", "no"], label_visibility="collapsed")
+        note = st.text_input(
+            "Note", placeholder="Add a note (optional)", max_chars=LONGEST_NOTE, label_visibility="collapsed"
+        )
+        if st.form_submit_button("Save", icon=":material/save:") and answer is not None:
+            record_feedback(shared.reader.warehouse, alert_id, answer == "yes", note)
+            shared.reader.forget()
+            st.toast("Thank you, that is stored.", icon=":material/check:")
+    said = feedback_of(shared.reader, alert_id)
+    if said is not None:
+        verdict = (
+            ":green-badge[:material/thumb_up: right]"
+            if said["was_right"]
+            else ":orange-badge[:material/thumb_down: not right]"
+        )
+        words = f" {_plain(said['note'])}" if said["note"] else ""
+        st.markdown(f"{verdict} :gray[said {said['given_at']:%d %b %H:%M}]{words}")

@@ -7,14 +7,17 @@ test can read what a chart says. Stays out: queries and Streamlit.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import polars as pl
 
+from cryptotrace_dagster.domain.windows import EPOCH, Window
 from cryptotrace_dagster.looks import SEVERITIES, Palette
 from cryptotrace_dagster.tables import FEATURES
 
 RARE_SCORE = 1.0
+CALENDAR_DAYS = 14
 _BAR_COLUMNS = {"bar_start", "close", "symbol", "bar_interval"}
 _TIME_FORMATS = {
     "1s": "%H:%M:%S",
@@ -261,3 +264,86 @@ def clicked_alert(rows: pl.DataFrame, selected: Sequence[Mapping[str, Any]]) -> 
             if near.len():
                 return str(near[near.len() // 2])
     return None
+
+
+def trial_chart(alerts: pl.DataFrame, window: Window, palette: Palette) -> dict[str, Any]:
+    """Return a mark per alert over time, a row per symbol, in the shape of its severity."""
+    symbols = sorted(alerts["symbol"].unique().to_list())
+    return {
+        "useUTC": True,
+        "animation": False,
+        "grid": {"left": 90, "right": 20, "top": 10, "bottom": 30},
+        "tooltip": {"trigger": "item", "formatter": "{b}", "confine": True},
+        "xAxis": {
+            "type": "time",
+            "min": _epoch_ms(window.start),
+            "max": _epoch_ms(window.end),
+            "axisLabel": {"color": palette.text, "hideOverlap": True},
+            "splitLine": {"show": True, "lineStyle": {"color": palette.faint, "opacity": 0.4}},
+        },
+        "yAxis": {"type": "category", "data": symbols, "axisLabel": {"color": palette.text}},
+        "series": [
+            {
+                "type": "scatter",
+                "name": look.word,
+                "symbol": look.echarts_symbol,
+                "symbolSize": 12,
+                "itemStyle": {"color": getattr(palette, severity)},
+                "data": [
+                    {"name": row["title"], "value": [_epoch_ms(row["event_time"]), row["symbol"]]}
+                    for row in alerts.filter(pl.col("severity") == severity).iter_rows(named=True)
+                ],
+            }
+            for severity, look in SEVERITIES.items()
+        ],
+    }
+
+
+def _epoch_ms(instant: datetime) -> int:
+    return int((instant - EPOCH).total_seconds() * 1000)
+
+
+def completeness_calendar(days: pl.DataFrame, palette: Palette) -> dict[str, Any]:
+    """Return a square per symbol and UTC day: full when nothing is missing, marked with the number when something is.
+
+    `days` has `symbol, day, missing_trades`.
+    """
+    symbols = sorted(days["symbol"].unique().to_list(), reverse=True)
+    newest: date = days["day"].max()  # type: ignore[assignment]
+    labels = [f"{newest - timedelta(days=back):%d %b}" for back in range(CALENDAR_DAYS - 1, -1, -1)]
+    cells = days.with_columns(label=pl.col("day").dt.strftime("%d %b"))
+
+    def series(name: str, chosen: pl.Expr, color: str, *, shows_number: bool) -> dict[str, Any]:
+        return {
+            "type": "heatmap",
+            "name": name,
+            "data": [
+                [row[0], row[1], row[2]]
+                for row in cells.filter(chosen).select("label", "symbol", "missing_trades").rows()
+            ],
+            "itemStyle": {"color": color, "borderColor": palette.background, "borderWidth": 3, "borderRadius": 4},
+            "label": {"show": shows_number, "color": palette.background, "fontWeight": "bold"},
+        }
+
+    return {
+        "animation": False,
+        "grid": {"left": 90, "right": 10, "top": 6, "bottom": 26},
+        "tooltip": {"trigger": "item", "confine": True},
+        "visualMap": {"show": False, "min": 0, "max": 1, "seriesIndex": []},
+        "xAxis": {
+            "type": "category",
+            "data": labels,
+            "axisLabel": {"color": palette.text},
+            "axisTick": {"show": False},
+        },
+        "yAxis": {
+            "type": "category",
+            "data": symbols,
+            "axisLabel": {"color": palette.text},
+            "axisTick": {"show": False},
+        },
+        "series": [
+            series("Complete", pl.col("missing_trades") == 0, palette.rising, shows_number=False),
+            series("Missing trades", pl.col("missing_trades") > 0, palette.falling, shows_number=True),
+        ],
+    }

@@ -5,17 +5,19 @@ Owns the layout. Stays out: the questions (source.py, queries.py) and Dagster, w
 
 import streamlit as st
 
-from cryptotrace_dagster.dashboard.parts import page
+from cryptotrace_dagster.dashboard import charts
+from cryptotrace_dagster.dashboard.parts import page, palette
 from cryptotrace_dagster.dashboard.source import (
     REFRESH_SECONDS,
     Source,
     completeness,
+    completeness_by_day,
     dead_letter_list,
     gap_list,
     source,
 )
 from cryptotrace_dagster.domain.windows import utc_now
-from cryptotrace_dagster.looks import age_text
+from cryptotrace_dagster.looks import age_text, counted
 from cryptotrace_dagster.queries import data_health
 
 _DAGSTER_LINKS = (
@@ -32,6 +34,7 @@ def data(shared: Source) -> None:
     _freshness()
     st.subheader("Completeness", anchor=False)
     st.caption("The exchange numbers its trades without a gap, so a missing one shows as a missing number.")
+    _calendar()
     _completeness()
     st.subheader("Pipeline in Dagster", anchor=False)
     with st.container(horizontal=True):
@@ -78,6 +81,23 @@ def _completeness() -> None:
             "last_trade_time": st.column_config.DatetimeColumn("Last trade", format="YYYY-MM-DD HH:mm:ss"),
         },
         alt="Stored and missing trades per symbol",
+    )
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _calendar() -> None:
+    days = completeness_by_day(source().reader, charts.CALENDAR_DAYS)
+    if days.is_empty():
+        return
+    missing = int(days["missing_trades"].sum())
+    st.echarts_chart(
+        charts.completeness_calendar(days, palette()),
+        height=60 + 34 * days["symbol"].n_unique(),
+        key="completeness-calendar",
+        alt=f"Completeness of each symbol over {counted(days['day'].n_unique(), 'day')}: {counted(missing, 'trade')} missing",
+    )
+    st.caption(
+        "One square per symbol and UTC day. Blue: every trade is there. Orange, with a number: so many are missing. Empty: nothing was watched."
     )
 
 

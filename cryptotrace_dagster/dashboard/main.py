@@ -12,6 +12,7 @@ from cryptotrace_dagster.dashboard.health import data
 from cryptotrace_dagster.dashboard.market import market
 from cryptotrace_dagster.dashboard.messages import messages
 from cryptotrace_dagster.dashboard.parts import status_line
+from cryptotrace_dagster.dashboard.rules import try_rules_page
 from cryptotrace_dagster.dashboard.source import source
 
 ICON = Path(__file__).with_name("icon.png")
@@ -26,6 +27,7 @@ def main() -> None:
     pages = [
         market_page,
         alerts_page,
+        st.Page(try_rules_page, title="Try rules", icon=":material/science:", url_path="try-rules"),
         st.Page(data, title="Data", icon=":material/database:", url_path="data"),
     ]
     if source().settings.receiver_url:

@@ -11,7 +11,7 @@ import streamlit as st
 from cryptotrace_dagster.dashboard.source import REFRESH_SECONDS, Source, source
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.looks import DARK, LIGHT, Palette, age_text, counted
-from cryptotrace_dagster.queries import DataHealth, data_health
+from cryptotrace_dagster.queries import DataHealth, data_health, known_symbols
 from cryptotrace_dagster.storage import StorageError, WarehouseBusyError, WarehouseMissingError
 
 QUIET_SECONDS = 30
@@ -28,6 +28,7 @@ def page(body: Callable[[Source], None]) -> Callable[[], None]:
     def show() -> None:
         shared = source()
         try:
+            known_symbols(shared.reader)  # asked here, because what fails inside a fragment stays inside it
             body(shared)
         except WarehouseBusyError:
             st.info("The data is being written just now. This page comes back by itself.", icon=":material/sync:")

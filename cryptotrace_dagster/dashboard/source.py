@@ -19,6 +19,7 @@ from cryptotrace_dagster.queries import Reader, open_for_reading
 from cryptotrace_dagster.settings import Settings, load_settings
 from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
+    ALERT_FEEDBACK,
     ALERTS,
     ANOMALY_SCORES,
     DEAD_LETTERS,
@@ -46,7 +47,7 @@ class Source:
 def source() -> Source:
     """Return the shared source."""
     settings = load_settings()
-    return Source(settings, Reader(open_for_reading(settings), fresh_for=1.0))
+    return Source(settings, Reader(open_for_reading(settings, patience_seconds=4.0), fresh_for=1.0, stale_for=60.0))
 
 
 def spark_lines(reader: Reader) -> dict[str, list[float]]:
@@ -226,3 +227,33 @@ def dead_letter_list(reader: Reader, limit: int = 100) -> pl.DataFrame:
         lambda value: value[:200].decode("utf-8", "backslashreplace"), return_dtype=pl.String
     )
     return rows.with_columns(text)
+
+
+def completeness_by_day(reader: Reader, days: int) -> pl.DataFrame:
+    """Return per symbol and UTC day with stored trades: the trades missing in gaps that are still open.
+
+    A gap counts for each day it touches. Columns: `symbol, day, missing_trades`.
+    """
+    return reader.read(
+        f"""
+        WITH stored AS (
+            SELECT DISTINCT symbol, bar_start::DATE AS day FROM {OHLC_BARS.name}
+            WHERE bar_interval = '1h' AND bar_start > (
+                SELECT max(bar_start) - to_days(?) FROM {OHLC_BARS.name} WHERE bar_interval = '1h')
+        )
+        SELECT stored.symbol, stored.day, coalesce(sum(last_missing_id - first_missing_id + 1), 0)::BIGINT AS missing_trades
+        FROM stored LEFT JOIN {TRADE_ID_GAPS.name} AS gaps ON gaps.symbol = stored.symbol AND gaps.closed_at IS NULL
+            AND stored.day BETWEEN gaps.gap_start::DATE AND gaps.gap_end::DATE
+        GROUP BY ALL ORDER BY stored.symbol, stored.day
+        """,
+        [days],
+    )
+
+
+def feedback_of(reader: Reader, alert_id: str) -> dict[str, object] | None:
+    """Return the newest word about an alert, or None."""
+    rows = reader.read(
+        f"SELECT was_right, note, given_at FROM {ALERT_FEEDBACK.name} WHERE alert_id = ? ORDER BY given_at DESC LIMIT 1",
+        [alert_id],
+    )
+    return rows.row(0, named=True) if rows.height else None
