@@ -73,7 +73,7 @@ class Verdict:
     events: int
     hits: int
     false_alarms: int
-    false_alarms_a_symbol_day: Interval
+    false_alarms_a_symbol_day: Interval | None
     precision: Interval | None
     recall: Interval | None
     f1: Interval | None

@@ -146,48 +146,36 @@ def seasonal_baselines(hourly: pl.DataFrame, wanted_hours: list[object]) -> pl.D
     last 24 hours. Rows: symbol, hour, `{name}_centre`, `{name}_scale`.
     """
     names = ["range", "volume", "tick_count", "trade_size", "imbalance", "return"]
-    frames = [_baseline_of_hour(hourly, hour, names) for hour in wanted_hours]
-    schema = {"symbol": pl.String(), "hour": pl.Datetime("us")} | {
-        f"{name}_{part}": pl.Float64() for name in names for part in ("centre", "scale")
-    }
-    return pl.concat([pl.DataFrame(schema=schema), *frames])
-
-
-def _baseline_of_hour(hourly: pl.DataFrame, hour: object, names: list[str]) -> pl.DataFrame:
-    at = pl.lit(hour, dtype=pl.Datetime("us"))
-    age = at - pl.col("hour")
-    time_apart = (pl.col("hour").dt.hour().cast(pl.Int64) - at.dt.hour().cast(pl.Int64)).abs()
-    same_time = pl.min_horizontal(time_apart, 24 - time_apart) <= 1
-    same_kind = (pl.col("hour").dt.weekday() >= 6) == (at.dt.weekday() >= 6)
-    past = hourly.filter((age > timedelta(0)) & (age <= BASELINE_LOOKBACK))
-    oldest = age.max().over("symbol")
-    chosen = (
+    wanted = pl.DataFrame({"hour": wanted_hours}, schema={"hour": pl.Datetime("us")})
+    age = pl.col("hour") - pl.col("past_hour")
+    hours_apart = (pl.col("past_hour").dt.hour().cast(pl.Int64) - pl.col("hour").dt.hour().cast(pl.Int64)).abs()
+    is_same_time = pl.min_horizontal(hours_apart, 24 - hours_apart) <= 1
+    is_same_kind = (pl.col("past_hour").dt.weekday() >= 6) == (pl.col("hour").dt.weekday() >= 6)
+    oldest = age.max().over("symbol", "hour")
+    is_chosen = (
         pl.when(oldest >= timedelta(days=8))
-        .then(same_time & same_kind)
+        .then(is_same_time & is_same_kind)
         .when(oldest >= timedelta(days=3))
-        .then(same_time)
+        .then(is_same_time)
         .otherwise(age <= timedelta(hours=24))
     )
+    centres = [pl.col(name).list.get(1).median().alias(f"{name}_centre") for name in names]
+    scales = [
+        ((pl.col(name).list.get(2) - pl.col(name).list.get(0)).median() / 1.349).alias(f"{name}_scale")
+        for name in names
+    ]
     return (
-        past.filter(chosen)
-        .group_by("symbol")
-        .agg(
-            pl.len().alias("hours"),
-            *(pl.col(name).list.get(1).median().alias(f"{name}_centre") for name in names),
-            *(
-                ((pl.col(name).list.get(2) - pl.col(name).list.get(0)).median() / 1.349).alias(f"{name}_scale")
-                for name in names
-            ),
-        )
+        hourly.rename({"hour": "past_hour"})
+        .join(wanted, how="cross")
+        .filter((age > timedelta(0)) & (age <= BASELINE_LOOKBACK))
+        .filter(is_chosen)
+        .group_by("symbol", "hour")
+        .agg(pl.len().alias("hours"), *centres, *scales)
         .filter(pl.col("hours") >= MINIMUM_BASELINE_HOURS)
-        .with_columns(
-            at.alias("hour"),
-            *(
-                pl.when(pl.col(f"{name}_scale") > 0).then(pl.col(f"{name}_scale")).alias(f"{name}_scale")
-                for name in names
-            ),
+        .with_columns(  # a quantity that never varies has no deviation
+            pl.when(pl.col(f"{name}_scale") > 0).then(pl.col(f"{name}_scale")).alias(f"{name}_scale") for name in names
         )
-        .select("symbol", "hour", *(f"{name}_{part}" for name in names for part in ("centre", "scale")))
+        .drop("hours")
     )
 
 

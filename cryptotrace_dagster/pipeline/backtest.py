@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from cryptotrace_dagster.domain.detectors import find_detectors
 from cryptotrace_dagster.domain.evaluation import Event, Ring, Span, Verdict, judge
 from cryptotrace_dagster.domain.rules import AnomalyRule, RuleBook, Severity
 from cryptotrace_dagster.domain.windows import Window, ceil, floor
@@ -121,7 +122,7 @@ def _span_of(ticks: pl.DataFrame) -> Window:
 def _replay(
     warehouse: Warehouse, book: RuleBook, events: Sequence[Event], window: Window, period: Window
 ) -> BacktestReport:
-    detection = Detection(warehouse)
+    detection = Detection(warehouse, find_detectors(*(rule.detector for rule in book.rules if rule.kind == "anomaly")))
     refresh_bars(warehouse, window)
     detection.refresh_features(window)
     detection.refresh_scores(window, window.end)

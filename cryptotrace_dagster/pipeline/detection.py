@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from cryptotrace_dagster.domain import features as formulas
-from cryptotrace_dagster.domain.detectors import DETECTORS
+from cryptotrace_dagster.domain.detectors import find_detectors
 from cryptotrace_dagster.domain.detectors.base import MARKET, SCORE_SCHEMA, Detector, State, decode_state, encode_state
 from cryptotrace_dagster.domain.windows import EPOCH, Window, ceil, floor
 from cryptotrace_dagster.pipeline.report import StageReport
@@ -43,24 +43,42 @@ class _Line:
 class Detection:
     """Features and scores of one warehouse. One instance may serve many windows; a fresh one finds the same rows."""
 
-    def __init__(self, warehouse: Warehouse, detectors: Sequence[Detector] = DETECTORS) -> None:
+    def __init__(self, warehouse: Warehouse, detectors: Sequence[Detector] | None = None) -> None:
         self._warehouse = warehouse
+        detectors = find_detectors() if detectors is None else detectors
         self._lines = [
             _Line(interval, tuple(detector for detector in detectors if detector.bar_interval == interval))
             for interval in STEPS
         ]
+        self._baselines: tuple[tuple[datetime, ...], pl.DataFrame] | None = None
 
     def refresh_features(self, window: Window) -> StageReport:
-        """Make the features of all bars that touch the window anew, in one transaction, and return how many."""
+        """Make the features of all bars that touch the window anew, in one transaction, and return how many.
+
+        With detectors of 5-second bars alone, the 1-minute rows are left out.
+        """
         fast, slow = window.widened_to(formulas.FAST_STEP), window.widened_to(formulas.SLOW_STEP)
+        slow_rows = 0
         with self._warehouse.transaction() as transaction:
             _clear(transaction, formulas.FAST_INTERVAL, fast)
             before = floor(fast.start - formulas.PREVIOUS_CLOSE_REACH, formulas.FAST_STEP)
             bounds = {"start": fast.start, "end": fast.end}
             fast_rows = transaction.execute(formulas.FAST_STATEMENT, bounds | {"before": before})
-            frame = _slow_features(transaction, slow)
-            slow_rows = transaction.replace_window(FEATURES, slow, frame, bar_interval=formulas.SLOW_INTERVAL)
+            if any(line.detectors for line in self._lines if line.bar_interval == formulas.SLOW_INTERVAL):
+                frame = _slow_features(transaction, slow, self._baselines_of(transaction, slow))
+                slow_rows = transaction.replace_window(FEATURES, slow, frame, bar_interval=formulas.SLOW_INTERVAL)
         return StageReport(FEATURES.name, window, fast_rows + slow_rows, {"rows_5s": fast_rows, "rows_1m": slow_rows})
+
+    def _baselines_of(self, transaction: Transaction, window: Window) -> pl.DataFrame:
+        """Return the seasonal baselines of the window's hours; they rest on earlier hours, so the last is remembered."""
+        hours = tuple(_steps(floor(window.start, HOUR), window.end, HOUR))
+        if self._baselines is None or self._baselines[0] != hours:
+            hourly = transaction.query(
+                formulas.HOURLY_BASELINE_QUERY,
+                {"start": hours[0] - formulas.BASELINE_LOOKBACK, "end": hours[-1]},
+            )
+            self._baselines = hours, formulas.seasonal_baselines(hourly, list(hours))
+        return self._baselines[1]
 
     def refresh_scores(self, window: Window, watermark: datetime) -> StageReport:
         """Score all closed bars from the start of the window on, in one transaction, and return how many are kept.
@@ -83,7 +101,7 @@ def _clear(transaction: Transaction, bar_interval: str, window: Window) -> None:
     )
 
 
-def _slow_features(transaction: Transaction, window: Window) -> pl.DataFrame:
+def _slow_features(transaction: Transaction, window: Window, baselines: pl.DataFrame) -> pl.DataFrame:
     bars = transaction.query(
         formulas.SLOW_BARS_QUERY, {"start": window.start - formulas.SLOW_READ_BEFORE, "end": window.end}
     )
@@ -97,13 +115,6 @@ def _slow_features(transaction: Transaction, window: Window) -> pl.DataFrame:
         f"FROM {OHLC_BARS.name} WHERE bar_interval = '1h' AND bar_start >= ? AND bar_start < ?",
         [floor(window.start, HOUR) - formulas.PROFILE_LOOKBACK, floor(window.end, HOUR)],
     )
-    first_hour = floor(window.start, HOUR)
-    hourly = transaction.query(
-        formulas.HOURLY_BASELINE_QUERY,
-        {"start": first_hour - formulas.BASELINE_LOOKBACK, "end": floor(window.end, HOUR)},
-    )
-    wanted: list[object] = list(_steps(first_hour, window.end, HOUR))
-    baselines = formulas.seasonal_baselines(hourly, wanted)
     rows = formulas.slow_features(bars, rushes, hours, baselines)
     return rows.filter(pl.col("bar_start") >= window.start)
 

@@ -1,7 +1,27 @@
 """Detectors: each turns closed bars into scores, as a fold that carries its memory explicitly."""
 
-from cryptotrace_dagster.domain.detectors.base import Detector
-from cryptotrace_dagster.domain.detectors.pump import PumpDetector
-from cryptotrace_dagster.domain.detectors.seasonal_trend import SeasonalTrendDetector
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from importlib import import_module
 
-DETECTORS: tuple[Detector, ...] = (PumpDetector(), SeasonalTrendDetector())
+from cryptotrace_dagster.domain.detectors.base import Detector
+
+# By name, and imported only when asked for: scientific libraries take seconds to load.
+_HOMES = {
+    "pump": ("pump", "PumpDetector"),
+    "seasonal_trend": ("seasonal_trend", "SeasonalTrendDetector"),
+}
+
+
+def find_detectors(*patterns: str) -> tuple[Detector, ...]:
+    """Return the detectors whose names match any of the patterns (`*`, `?`), all of them without a pattern."""
+    return tuple(
+        _made(module, kind)
+        for name, (module, kind) in _HOMES.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns or ("*",))
+    )
+
+
+def _made(module: str, kind: str) -> Detector:
+    make: Callable[[], Detector] = getattr(import_module(f"{__name__}.{module}"), kind)
+    return make()
