@@ -221,6 +221,7 @@ class SimulatedExchange:
             "trades_repeated": self._distortion.repeated,
             "garbage_frames": counters.garbage_frames,
             "frames_sent": counters.frames_sent,
+            "frames_silenced": counters.frames_silenced,
             "connections_opened": counters.connections_opened,
             "connections_open": len(self._streams.subscribers),
             "slow_consumers_dropped": counters.slow_consumers_dropped,

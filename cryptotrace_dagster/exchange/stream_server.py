@@ -77,6 +77,7 @@ class StreamCounters:
 
     connections_opened: int = 0
     frames_sent: int = 0
+    frames_silenced: int = 0
     slow_consumers_dropped: int = 0
     garbage_frames: int = 0
 
@@ -159,7 +160,9 @@ class StreamServer:
             if form not in by_form:
                 by_form[form] = self._frames(sent, *form)
             wanted = [frame for stream, frame in by_form[form] if stream in subscriber.streams]
-            if subscriber.muted_until <= now:
+            if subscriber.muted_until > now:
+                self.counters.frames_silenced += len(wanted)
+            else:
                 self._send(subscriber, [*wanted, *garbage] if subscriber.streams else wanted, now)
 
     def _frames(self, ticks: Iterable[Tick], is_combined: bool, unit: int) -> list[tuple[str, bytes]]:
