@@ -83,7 +83,7 @@ def bar_length() -> pl.Expr:
 
 
 def _prepared(bars: pl.DataFrame) -> pl.DataFrame:
-    numbers = ("open", "high", "low", "close", "quote_volume")
+    numbers = ("high", "low", "close", "quote_volume")
     return (
         bars.filter(pl.col("bar_interval") == FAST_INTERVAL)
         .sort("symbol", "bar_start")
@@ -132,12 +132,12 @@ def price_status(rule: PriceRule, bars: pl.DataFrame) -> pl.DataFrame:
 
 
 def moves(rule: MoveRule, bars: pl.DataFrame) -> pl.DataFrame:
-    """Return every bar with `measure`: the per cent from the window's lowest (or highest) price to the close.
+    """Return bars with `measure`: the per cent from the window's lowest (or highest) price to the close.
 
     A price stays in force until the next trade, so the last trade before the window counts as its first price when it
     is not older than the window is long. A window without history is short, not empty: a pump is seen from cold start.
     """
-    span = rule.within
+    span, bars = rule.within, _eventful(rule, bars)
     earlier = pl.when(pl.col("bar_start") - pl.col("previous_start") <= span).then("previous_close")
     lowest = pl.min_horizontal("low", earlier).rolling_min_by("bar_start", span).over("symbol")
     highest = pl.max_horizontal("high", earlier).rolling_max_by("bar_start", span).over("symbol")
@@ -151,6 +151,16 @@ def moves(rule: MoveRule, bars: pl.DataFrame) -> pl.DataFrame:
         )
         .with_columns(is_ringing=pl.col("measure").abs() >= rule.at_least_percent)
     )
+
+
+def _eventful(rule: MoveRule, bars: pl.DataFrame) -> pl.DataFrame:
+    """Return the bars of symbols whose whole range is wide enough for the rule: in most seconds, none."""
+    highest = pl.max_horizontal(pl.col("high").max(), pl.col("previous_close").max())
+    lowest = pl.min_horizontal(pl.col("low").min(), pl.col("previous_close").min())
+    ranges = bars.group_by("symbol").agg(range_percent=(highest / lowest - 1) * 100)
+    # A fall is measured from the higher price, so it is the smaller number; the range bounds both.
+    wide = ranges.filter(pl.col("range_percent") >= rule.at_least_percent - 10**-MEASURE_DECIMALS)
+    return bars.join(wide, on="symbol", how="semi", maintain_order="left")
 
 
 def volume_multiples(rule: VolumeRule, bars: pl.DataFrame) -> pl.DataFrame:

@@ -40,8 +40,10 @@ from cryptotrace_dagster.tables import ALERT_RULE_VERSIONS, ALERTS, ANOMALY_SCOR
 __all__ = ["DeliveryReport", "RuleSource", "deliver_alerts", "load_rules", "read_market", "refresh_alerts"]
 
 CHUNK = timedelta(hours=6)  # bounds the memory of a whole day: fifty symbols have a million bars of one second in it
+# Measures are floating point; only the close stays exact, for it is told as the price.
 _BAR_COLUMNS = (
-    "symbol, bar_interval, bar_start, bar_end, open, high, low, close, quote_volume, trade_count, last_trade_time"
+    "symbol, bar_interval, bar_start, bar_end, high::DOUBLE AS high, low::DOUBLE AS low, close, "
+    "quote_volume::DOUBLE AS quote_volume, trade_count, last_trade_time"
 )
 _STATE_SPAN = timedelta(days=2)
 
@@ -50,6 +52,7 @@ _STATE_SPAN = timedelta(days=2)
 class _Evaluation:
     """What one stretch of time, read and decided, has come to."""
 
+    stretch: Window
     decisions: list[Decision]
     before: dict[ConversationKey, Conversation]  # as the stored alerts had it at the end of the stretch
     after: dict[ConversationKey, Conversation]  # as it is now
@@ -65,42 +68,62 @@ def refresh_alerts(
     The same window twice changes nothing. Alerts that no longer ring are marked in `retracted_at`. What follows the
     window is decided anew as far as the change reaches: its lookback, and on until the conversations are as before.
     """
-    start = _first_decision(warehouse, book, window, watermark, now)
+    if not book.rules:
+        return StageReport(ALERTS.name, window, 0, {"retracted": 0})
     reach = min(watermark, window.end + _lookback(book))
-    carried: dict[ConversationKey, Conversation] | None = None
+    evaluation = _evaluate_first(warehouse, book, window, watermark, now)
     raised = retracted = 0
-    while book.rules and start < watermark:
-        until = min(start + CHUNK, reach if start < reach else watermark)
-        stretch = Window(start, until)
-        evaluation = _evaluate(warehouse, book, stretch, carried)
-        new, gone = _store(warehouse, book, evaluation, stretch, now)
+    while evaluation is not None:
+        new, gone = _store(warehouse, book, evaluation, now)
         raised, retracted = raised + new, retracted + gone
-        if until >= reach and _told(evaluation.before) == _told(evaluation.after):
-            break
-        carried, start = evaluation.after, until
+        evaluation = _evaluate_next(warehouse, book, evaluation, reach, watermark)
     return StageReport(ALERTS.name, window, raised, {"retracted": retracted})
+
+
+def _evaluate_first(
+    warehouse: Warehouse, book: RuleBook, window: Window, watermark: datetime, now: datetime
+) -> _Evaluation | None:
+    """Evaluate the first stretch, and note the rules that are seen for the first time."""
+    with warehouse.reading() as connection:
+        start = _first_decision(connection, window)
+        known = set(connection.execute(f"SELECT rule, fingerprint FROM {ALERT_RULE_VERSIONS.name}").fetchall())
+        until = _end_of_stretch(start, min(watermark, window.end + _lookback(book)), watermark)
+        evaluation = None if until is None else _evaluate(connection, book, Window(start, until), None)
+    # What the very first evaluation finds is told; what happened before a later change of a rule is not.
+    _record_versions(warehouse, book, known, watermark if known else min(window.start, watermark), now)
+    return evaluation
+
+
+def _evaluate_next(
+    warehouse: Warehouse, book: RuleBook, done: _Evaluation, reach: datetime, watermark: datetime
+) -> _Evaluation | None:
+    """Evaluate the stretch after one that is done; None where nothing further can have changed."""
+    until = _end_of_stretch(done.stretch.end, reach, watermark)
+    if until is None or (done.stretch.end >= reach and _told(done.before) == _told(done.after)):
+        return None
+    with warehouse.reading() as connection:
+        return _evaluate(connection, book, Window(done.stretch.end, until), done.after)
+
+
+def _end_of_stretch(start: datetime, reach: datetime, watermark: datetime) -> datetime | None:
+    if start >= watermark:
+        return None
+    return min(start + CHUNK, reach if start < reach else watermark)
 
 
 def _lookback(book: RuleBook) -> timedelta:
     return max(book.lookback, PRICE_AGE)
 
 
-def _first_decision(
-    warehouse: Warehouse, book: RuleBook, window: Window, watermark: datetime, now: datetime
-) -> datetime:
-    """Return the instant after which everything is decided anew; note rules that are seen for the first time.
+def _first_decision(connection: duckdb.DuckDBPyConnection, window: Window) -> datetime:
+    """Return the instant after which everything is decided anew.
 
     The last bars before the window may have been open when they were last looked at.
     """
-    with warehouse.reading() as connection:
-        row = connection.execute(
-            f"SELECT max(bar_start) FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start < ?",
-            [FAST_INTERVAL, window.start],
-        ).fetchone()
-        known = connection.execute(f"SELECT rule, fingerprint FROM {ALERT_RULE_VERSIONS.name}").fetchall()
-    # What the very first evaluation finds is told; what happened before a later change of a rule is not.
-    in_force_from = watermark if known else min(window.start, watermark)
-    _record_versions(warehouse, book, set(known), in_force_from, now)
+    row = connection.execute(
+        f"SELECT max(bar_start) FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start < ?",
+        [FAST_INTERVAL, window.start],
+    ).fetchone()
     latest = row[0] if row is not None and row[0] is not None else window.start
     return min(window.start, latest) - ALLOWED_LATENESS - timedelta(seconds=1)
 
@@ -120,14 +143,16 @@ def _record_versions(
 
 
 def _evaluate(
-    warehouse: Warehouse, book: RuleBook, stretch: Window, carried: dict[ConversationKey, Conversation] | None
+    connection: duckdb.DuckDBPyConnection,
+    book: RuleBook,
+    stretch: Window,
+    carried: dict[ConversationKey, Conversation] | None,
 ) -> _Evaluation:
-    with warehouse.reading() as connection:
-        stored = _stored_alerts(connection, stretch)
-        held = carried if carried is not None else conversations_of(book, stored, stretch.start, ALLOWED_LATENESS)
-        is_any_open = carried is None and any(each.is_open for each in held.values())
-        memory = book.conversations.end_after if is_any_open else timedelta(0)
-        market = read_market(connection, book, stretch.extended(before=memory))
+    stored = _stored_alerts(connection, stretch)
+    held = carried if carried is not None else conversations_of(book, stored, stretch.start, ALLOWED_LATENESS)
+    is_any_open = carried is None and any(each.is_open for each in held.values())
+    memory = book.conversations.end_after if is_any_open else timedelta(0)
+    market = read_market(connection, book, stretch.extended(before=memory))
     signals = as_signals(find_signals(book, market))
     if carried is None:
         held = with_last_rings(book, held, [each for each in signals if each.decided_at <= stretch.start])
@@ -135,8 +160,7 @@ def _evaluate(
     decisions, after = hold_conversations(book, fresh, held, stretch.end)
     before = conversations_of(book, stored, stretch.end, ALLOWED_LATENESS)
     earliest = market.bars.filter(pl.col("bar_interval") == FAST_INTERVAL)["bar_start"].min()
-    earliest_bar = earliest if isinstance(earliest, datetime) else None
-    return _Evaluation(decisions, before, after, stored, earliest_bar)
+    return _Evaluation(stretch, decisions, before, after, stored, earliest if isinstance(earliest, datetime) else None)
 
 
 def _stored_alerts(connection: duckdb.DuckDBPyConnection, stretch: Window) -> pl.DataFrame:
@@ -193,13 +217,11 @@ def _read_scores(connection: duckdb.DuckDBPyConnection, stretch: Window, times_a
     return connection.execute(" UNION ALL ".join(parts), parameters).pl()
 
 
-def _store(
-    warehouse: Warehouse, book: RuleBook, evaluation: _Evaluation, stretch: Window, now: datetime
-) -> tuple[int, int]:
+def _store(warehouse: Warehouse, book: RuleBook, evaluation: _Evaluation, now: datetime) -> tuple[int, int]:
     """Write what differs from the stored alerts of the stretch; return the numbers of new and of retracted alerts."""
     known = {row["alert_id"]: row for row in evaluation.stored.iter_rows(named=True)}
     touched = [each for each in evaluation.decisions if _differs(each, known.get(each.alert_id))]
-    gone = _no_longer_ringing(book, evaluation, stretch)
+    gone = _no_longer_ringing(book, evaluation)
     if not touched and gone.is_empty():
         return 0, 0
     rows = _rows(warehouse, book, touched, now)
@@ -222,7 +244,7 @@ def _differs(decision: Decision, row: Mapping[str, Any] | None) -> bool:
     return stored != decided or row["score"] != decision.signal.measure
 
 
-def _no_longer_ringing(book: RuleBook, evaluation: _Evaluation, stretch: Window) -> pl.DataFrame:
+def _no_longer_ringing(book: RuleBook, evaluation: _Evaluation) -> pl.DataFrame:
     """Return the stored alerts of the stretch that the same rules would not raise now.
 
     A changed rule takes nothing back, and neither do bars that have been deleted because of their age.
@@ -236,8 +258,8 @@ def _no_longer_ringing(book: RuleBook, evaluation: _Evaluation, stretch: Window)
     decided_at = pl.col("available_at") - ALLOWED_LATENESS
     return evaluation.stored.filter(
         pl.col("retracted_at").is_null()
-        & (decided_at > stretch.start)
-        & (decided_at <= stretch.end)
+        & (decided_at > evaluation.stretch.start)
+        & (decided_at <= evaluation.stretch.end)
         & (decided_at >= evaluation.earliest_bar + _lookback(book))
         & ~pl.col("alert_id").is_in([each.alert_id for each in evaluation.decisions])
         & same_rule
