@@ -1,5 +1,6 @@
 # One command for each wish; `make help` lists them. Needs Python 3.11 or newer and make, nothing else:
 # everything is installed into .venv inside this folder, from the lock files, hashes checked.
+# More options for a command go into ARGS: make demo ARGS="--port-offset 100"
 
 PYTHON ?= python3
 VENV := .venv
@@ -38,10 +39,10 @@ $(VENV)/.installed-dev: requirements-dev.lock requirements-install.lock pyprojec
 # --- run it
 
 demo: setup ## Run everything offline, with a simulated exchange; Ctrl-C stops it
-	$(CRYPTOTRACE) up --demo
+	$(CRYPTOTRACE) up --demo $(ARGS)
 
 up: setup ## Run everything against the live exchange; Ctrl-C stops it
-	$(CRYPTOTRACE) up
+	$(CRYPTOTRACE) up $(ARGS)
 
 # --- test it
 

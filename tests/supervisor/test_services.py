@@ -1,0 +1,99 @@
+"""Which processes the system has, from settings and options alone."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from cryptotrace_dagster.settings import Settings
+from cryptotrace_dagster.supervisor.services import Options, Plan, plan_system, service_environment
+
+WEBHOOK = "https://discord.com/api/webhooks/1/secret"
+
+
+def planned(options: Options | None = None, **settings: object) -> Plan:
+    return plan_system(Settings(_env_file=None, **settings), options or Options(), code_server_port=5000)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def names(plan: Plan) -> set[str]:
+    return {service.name for service in plan.services}
+
+
+def test_a_demo_without_a_webhook_has_an_exchange_and_a_receiver() -> None:
+    plan = planned(Options(is_demo=True))
+    assert {"exchange", "receiver"} <= names(plan)
+    assert plan.settings.binance_stream_url == "ws://127.0.0.1:9443"
+    assert service_environment(plan)["DISCORD_WEBHOOK_URL"].startswith("http://127.0.0.1:9445/")
+
+
+def test_a_demo_with_a_webhook_tells_the_real_channel() -> None:
+    plan = planned(Options(is_demo=True), discord_webhook_url=SecretStr(WEBHOOK))
+    assert "receiver" not in names(plan)
+    assert service_environment(plan)["DISCORD_WEBHOOK_URL"] == WEBHOOK
+
+
+def test_live_operation_has_neither() -> None:
+    plan = planned()
+    assert not {"exchange", "receiver"} & names(plan)
+    assert plan.settings.binance_stream_url.startswith("wss://")
+
+
+def test_a_kafka_of_the_users_own_is_used_instead_of_the_broker_that_comes_along() -> None:
+    assert "broker" in names(planned())
+    plan = planned(kafka_bootstrap_servers="kafka:9092")
+    assert "broker" not in names(plan)
+    assert plan.settings.kafka_bootstrap_servers == "kafka:9092"
+
+
+def test_an_offset_moves_every_port_and_every_address() -> None:
+    plain, moved = planned(Options(is_demo=True)), planned(Options(is_demo=True, port_offset=100))
+    assert [port.number + 100 for port in plain.ports] == [port.number for port in moved.ports]
+    assert moved.settings.kafka_bootstrap_servers == "127.0.0.1:9192"
+    assert moved.settings.dashboard_url == "http://127.0.0.1:8601"
+    assert moved.receiver_url == "http://127.0.0.1:9545"
+
+
+def test_an_address_that_the_user_set_for_links_stays() -> None:
+    plan = planned(Options(port_offset=100), dashboard_url="https://crypto.example.org")
+    assert plan.settings.dashboard_url == "https://crypto.example.org"
+
+
+def test_services_get_absolute_paths_for_they_may_work_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = service_environment(planned())
+    assert environment["DATA_DIR"] == str(tmp_path / "data")
+    assert environment["WAREHOUSE_URL"] == str(tmp_path / "data" / "cryptotrace.duckdb")
+    assert environment["ALERTS_FILE"] == str(tmp_path / "alerts.toml")
+    assert environment["DAGSTER_HOME"] == str(tmp_path / "data" / "dagster_home")
+
+
+@pytest.mark.parametrize("options", [Options(), Options(is_demo=True)])
+def test_services_wait_only_for_services_that_there_are_and_never_in_a_circle(options: Options) -> None:
+    waiting = {service.name: set(service.after) for service in planned(options).services}
+    started: set[str] = set()
+    while len(started) < len(waiting):
+        able = {name for name, needs in waiting.items() if needs <= started} - started
+        assert able, f"these wait for ever: {waiting.keys() - started}"
+        started |= able
+
+
+def test_the_feed_ends_before_the_broker_that_it_still_has_to_flush_to() -> None:
+    wave = {service.name: service.stop_wave for service in planned(Options(is_demo=True)).services}
+    assert wave["feed"] < wave["broker"]
+    assert wave["dagster daemon"] < wave["code server"]
+
+
+def test_a_recording_is_played_without_a_script(tmp_path: Path) -> None:
+    exchange = next(
+        s for s in planned(Options(is_demo=True, replay=(tmp_path / "r.jsonl",))).services if s.name == "exchange"
+    )
+    assert str(tmp_path / "r.jsonl") in exchange.command
+    assert "--script" not in exchange.command
