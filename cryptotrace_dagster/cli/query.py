@@ -3,10 +3,8 @@
 Owns the commands and their output. Stays out: the questions (queries.py) and the spelling of values (formats.py).
 """
 
-import re
 import sys
 import threading
-from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from cryptotrace_dagster.queries import Reader
     from cryptotrace_dagster.storage import Warehouse
 
-_SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SHOWN_ROWS = 50
 
 
@@ -154,34 +151,22 @@ def _check_interval(interval: str) -> None:
 
 
 def _window(reader: "Reader", last: str | None, start: str | None, end: str | None) -> "Window":
-    from cryptotrace_dagster.domain.instants import LATEST_INSTANT, InstantError, parse_instant
+    from cryptotrace_dagster.domain.instants import LATEST_INSTANT, InstantError, parse_instant, parse_span
     from cryptotrace_dagster.domain.windows import EPOCH, Window
     from cryptotrace_dagster.queries import market_now
 
+    if last is not None and start:
+        raise QueryError("--last and --from exclude each other: give one of them.")
     try:
         since = parse_instant(start) if start else EPOCH
         until = parse_instant(end) if end else LATEST_INSTANT
+        if last is not None:
+            since = min(until, market_now(reader)) - parse_span(last)
     except InstantError as error:
-        raise QueryError(f"--from or --to: {error}") from None
-    if last is not None:
-        if start:
-            raise QueryError("--last and --from exclude each other: give one of them.")
-        since = min(until, market_now(reader)) - parse_span(last)
+        raise QueryError(f"--from, --to or --last: {error}") from None
     if since > until:
         raise QueryError("--from is later than --to: exchange them.")
     return Window(since, until)
-
-
-def parse_span(text: str) -> timedelta:
-    """Return the length of time that a text such as `90m`, `6h` or `1d` names.
-
-    Raises:
-        QueryError: it names none, or more than ten years.
-    """
-    match = re.fullmatch(r"(\d{1,7})\s*([smhdw])", text.strip().lower())
-    if not match or (span := timedelta(seconds=int(match[1]) * _SPANS[match[2]])) > timedelta(days=3660):
-        raise QueryError(f"--last {text[:20]!r} is not a length of time up to ten years; write 90m, 6h or 1d.")
-    return span
 
 
 def _print(rows: "pl.DataFrame", output: OutputFormat) -> None:

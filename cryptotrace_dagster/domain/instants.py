@@ -1,5 +1,6 @@
-"""Instants as people write them: ISO-8601, or a number of seconds, milliseconds or microseconds since 1970."""
+"""Time as people write it: instants in ISO-8601 or as a number since 1970, lengths as 90m, 6h or 1d."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from cryptotrace_dagster.domain.windows import EPOCH
@@ -8,8 +9,13 @@ LATEST_INSTANT = datetime(2200, 1, 1)
 _UNITS_A_SECOND = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000))  # numbers below the first are seconds, and so on
 
 
+_SPAN = re.compile(r"(\d{1,7})\s*([smhdw])")
+_SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+LONGEST_SPAN = timedelta(days=3660)
+
+
 class InstantError(ValueError):
-    """A text names no instant, or one outside the years 1970 to 2200."""
+    """A text names no instant between 1970 and 2200, or no length of time."""
 
 
 def parse_instant(text: str) -> datetime:
@@ -38,3 +44,16 @@ def _from_iso(text: str) -> datetime:
     # An unescaped + of an offset arrives from a URL as a space.
     instant = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
     return instant if instant.tzinfo is None else instant.astimezone(UTC).replace(tzinfo=None)
+
+
+def parse_span(text: str) -> timedelta:
+    """Return the length of time that a text such as `90m`, `6h` or `1d` names.
+
+    Raises:
+        InstantError: it names none, or more than ten years.
+    """
+    match = _SPAN.fullmatch(text.strip().lower())
+    span = timedelta(seconds=int(match[1]) * _SPAN_SECONDS[match[2]]) if match else None
+    if span is None or span > LONGEST_SPAN:
+        raise InstantError(f"{text[:20]!r} is not a length of time up to ten years; write 90m, 6h or 1d.")
+    return span

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cryptotrace_dagster.cli.query import QueryError, parse_span, register, run_query
+from cryptotrace_dagster.cli.query import QueryError, register, run_query
 from cryptotrace_dagster.storage import StorageError, Warehouse
 from cryptotrace_dagster.tables import OHLC_BARS
 from tests.market import fill
@@ -120,8 +120,3 @@ def test_a_query_that_takes_too_long_is_cancelled(folder: Path) -> None:
             0.3,
         )
     assert time.monotonic() - started < 5
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("1d", 86_400), ("2 h", 7200), ("1w", 604_800)])
-def test_spans_are_read(text: str, seconds: int) -> None:
-    assert parse_span(text).total_seconds() == seconds
