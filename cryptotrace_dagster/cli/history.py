@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +46,7 @@ def import_files(
 
 
 def backfill(
-    symbol: Annotated[str, typer.Argument(help="Symbol in the exchange's spelling, e.g. BTCUSDT.")],
+    symbols: Annotated[list[str], typer.Argument(help="Symbols in the exchange's spelling, e.g. BTCUSDT.")],
     first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First UTC day.")],
     last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day, inclusive.")],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the warehouse instead of DATA_DIR.")] = None,
@@ -63,7 +64,7 @@ def backfill(
     settings = _settings(data_dir)
     days = [first + timedelta(days=number) for number in range((min(last, utc_now()) - first).days + 1)]
     with _storing(settings) as (warehouse, progress), BinanceRest(settings.binance_rest_url) as rest:
-        for day in days:
+        for symbol, day in product(symbols, days):
             task = progress.add_task(f"{symbol.upper()} {day:%Y-%m-%d}", total=None)
             report = backfill_day(
                 warehouse,

@@ -20,7 +20,7 @@ from cryptotrace_dagster.pipeline.rule_source import RuleSource
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.stream import TickStream
 
-LIVE_REACH = timedelta(hours=1)  # older stale windows are left to the schedule: remaking them here would delay alerts
+LIVE_REACH = timedelta(hours=6)  # older stale windows are left to the schedule: remaking them here would delay alerts
 IDLE_CLOSES_BARS_AFTER = timedelta(seconds=2)  # without a new trade the clock itself moves the watermark on
 
 

@@ -91,9 +91,11 @@ class Child:
                 self.restarts += 1
                 self.start()
             return
-        if self.pid is None:
+        if self._has_done_its_work():
+            self.state = State.READY
+        elif self.pid is None:
             self._note_death()
-        elif self.state is State.STARTING and self.service.is_ready():
+        elif self.state is State.STARTING and not self.service.runs_once and self.service.is_ready():
             self.state = State.READY
             log.info("service_ready", service=self.service.name, seconds=round(self.seconds_running, 1))
         elif self.state is State.READY and self.seconds_running > _STABLE_AFTER_SECONDS:
@@ -121,6 +123,9 @@ class Child:
         """Return the last line of the log that says something, for an error message."""
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "(the log is empty)")
+
+    def _has_done_its_work(self) -> bool:
+        return self.service.runs_once and self._process is not None and self._process.poll() == 0
 
     def _note_death(self) -> None:
         assert self._process is not None  # noqa: S101 - only a started process dies

@@ -8,11 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.supervisor.dagster_home import CODE_LOCATION
 from cryptotrace_dagster.supervisor.readiness import dagster_daemon_is_healthy, port_answers, url_answers
@@ -21,6 +23,18 @@ BROKER_PORT = 9092
 EXCHANGE_STREAM_PORT = 9443
 EXCHANGE_REST_PORT = 9444
 RECEIVER_PORT = 9445
+
+_ADDRESSES = (
+    "_port",
+    "_host",
+    "dagster_url",
+    "dashboard_url",
+    "bootstrap_servers",
+    "stream_url",
+    "rest_url",
+    "dump_url",
+)
+DEMO_HISTORY = timedelta(hours=1)
 
 _CRYPTOTRACE = (sys.executable, "-m", "cryptotrace_dagster.cli.main")
 
@@ -46,6 +60,7 @@ class Service:
     stop_wave: int = 1  # lower waves stop first; a wave ends before the next begins
     address: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    runs_once: bool = False  # it is ready when it has ended well
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,11 @@ class Options:
     speed: str | None = None
     trades_per_second: float | None = None
     port_offset: int = 0
+
+    @property
+    def has_history(self) -> bool:
+        """Return whether the simulated market has a past; a recording has none."""
+        return self.is_demo and not self.replay
 
 
 @dataclass(frozen=True)
@@ -101,6 +121,7 @@ def plan_system(settings: Settings, options: Options, code_server_port: int) -> 
     settings = _local_settings(settings, options, has_own_broker, has_receiver)
     broker = [_broker(options)] if has_own_broker else []
     exchange = [_exchange(settings, options)] if options.is_demo else []
+    history = [_history(settings)] if options.has_history else []
     receiver = [_receiver(settings, options)] if has_receiver else []
     return Plan(
         settings=settings,
@@ -109,7 +130,8 @@ def plan_system(settings: Settings, options: Options, code_server_port: int) -> 
             *broker,
             *exchange,
             *receiver,
-            _feed(settings, after=tuple(service.name for service in (*broker, *exchange))),
+            *history,
+            _feed(settings, after=tuple(service.name for service in (*broker, *exchange, *history))),
             *_dagster(settings, code_server_port),
             *_faces(settings),
         ),
@@ -129,6 +151,15 @@ def service_environment(plan: Plan) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",  # the output goes to files
     }
+
+
+def running_file(plan: Plan) -> str:
+    """Return the addresses of the running system as lines for commands beside it; no secret is among them."""
+    names = [name for name in type(plan.settings).model_fields if name == "symbols" or name.endswith(_ADDRESSES)]
+    lines = {name: _as_text(getattr(plan.settings, name)) for name in names}
+    if plan.has_receiver and plan.settings.discord_webhook_url is not None:  # the receiver's own, which opens nothing
+        lines["discord_webhook_url"] = plan.settings.discord_webhook_url.get_secret_value()
+    return "".join(f"{name.upper()}={value}\n" for name, value in lines.items())
 
 
 def _as_text(value: object) -> str:
@@ -206,6 +237,8 @@ def _exchange(settings: Settings, options: Options) -> Service:
         arguments += ["--replay", str(path.resolve())]
     if not options.replay:
         arguments += ["--script", options.script]
+    if options.has_history:
+        arguments += ["--history", f"{int(DEMO_HISTORY.total_seconds())}s"]
     if options.speed is not None:
         arguments += ["--speed", options.speed]
     if options.trades_per_second is not None:
@@ -219,6 +252,18 @@ def _exchange(settings: Settings, options: Options) -> Service:
         is_ready=lambda: url_answers(f"{settings.binance_rest_url}/api/v3/time"),
         stop_wave=2,
         address=settings.binance_rest_url,
+    )
+
+
+def _history(settings: Settings) -> Service:
+    """Bring in what the simulated exchange traded before it started, so that charts and detectors have a past."""
+    first, last = (moment.date().isoformat() for moment in (utc_now() - DEMO_HISTORY, utc_now()))
+    return Service(
+        name="history",
+        command=(*_CRYPTOTRACE, "backfill", *settings.symbols, "--from", first, "--to", last),
+        is_ready=lambda: True,
+        after=("exchange",),
+        runs_once=True,
     )
 
 

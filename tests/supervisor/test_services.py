@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from cryptotrace_dagster.settings import Settings
-from cryptotrace_dagster.supervisor.services import Options, Plan, plan_system, service_environment
+from cryptotrace_dagster.settings import RUNNING_FILE, Settings, load_settings
+from cryptotrace_dagster.supervisor.services import Options, Plan, plan_system, running_file, service_environment
 
 WEBHOOK = "https://discord.com/api/webhooks/1/secret"
 
@@ -97,3 +97,19 @@ def test_a_recording_is_played_without_a_script(tmp_path: Path) -> None:
     )
     assert str(tmp_path / "r.jsonl") in exchange.command
     assert "--script" not in exchange.command
+
+
+def test_commands_beside_a_running_system_learn_its_addresses_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(
+        Options(is_demo=True, port_offset=100), discord_webhook_url=SecretStr(WEBHOOK), api_token=SecretStr("hidden")
+    )
+    (tmp_path / RUNNING_FILE).write_text(running_file(plan))
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(data_dir=tmp_path)
+    for name in ("symbols", "dagster_port", "api_port", "kafka_bootstrap_servers", "binance_rest_url", "dashboard_url"):
+        assert getattr(settings, name) == getattr(plan.settings, name), name
+    assert "secret" not in running_file(plan)
+    assert "hidden" not in running_file(plan)
+    assert load_settings(of_running_system=False, data_dir=tmp_path).api_port == 8000
