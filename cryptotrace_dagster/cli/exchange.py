@@ -92,13 +92,22 @@ def labelled(
     symbol_days: Annotated[int, typer.Option(min=0, help="Symbol-days without a pump.")] = 2_000,
     days: Annotated[int, typer.Option(min=1, max=60, help="Days in each symbol's record.")] = 4,
     seed: Annotated[int, typer.Option(help="The same seed makes the same set.")] = 1,
+    symbol_class: Annotated[str | None, typer.Option(help="Only thin, middling or large symbols.")] = None,
+    natural_events: Annotated[bool, typer.Option(help="News, swept books, rallies, market moves, halts.")] = True,
 ) -> None:
     """Make labelled days of trading for detection research: thin to large symbols, pumps, and what only looks like one."""
     from rich.progress import track
 
     from cryptotrace_dagster.exchange.labelled import LabelledPlan, write_labelled
 
-    plan = LabelledPlan(pumps=pumps, calm_symbol_days=symbol_days, days=days, seed=seed)
+    plan = LabelledPlan(
+        pumps=pumps,
+        calm_symbol_days=symbol_days,
+        days=days,
+        seed=seed,
+        symbol_class=symbol_class,
+        has_natural_events=natural_events,
+    )
     trades = 0
     for case in track(write_labelled(plan, folder), "Drawing symbols", total=plan.symbols):
         trades += case.trades.height

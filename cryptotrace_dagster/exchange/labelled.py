@@ -65,12 +65,19 @@ class LabelledPlan:
     calm_symbol_days: int = 2_000
     days: int = 4
     seed: int = 1
+    symbol_class: str | None = None  # only symbols of this class; by default a mixture
+    has_natural_events: bool = True  # news, swept books, rallies, surges, market moves, halts
     pump_window: tuple[float, float] = (0.45, 0.75)  # where in its record a pump lies, as shares: history comes first
 
     def __post_init__(self) -> None:
         if self.pumps < 0 or self.calm_symbol_days < 0 or self.days < 1 or not self.pumps + self.calm_symbol_days:
             raise LabelledError(
                 "A labelled set needs at least one pump or calm symbol-day, and records of 1 day or more."
+            )
+
+        if self.symbol_class is not None and self.symbol_class not in SYMBOL_CLASSES:
+            raise LabelledError(
+                f"There is no class {self.symbol_class!r} of symbols: give one of {', '.join(SYMBOL_CLASSES)}."
             )
 
     @property
@@ -140,18 +147,18 @@ class _Shared:
     @classmethod
     def drawn(cls, plan: LabelledPlan, group: int) -> _Shared:
         draw = np.random.default_rng([plan.seed, 2, group])
-        seconds = plan.days * DAY
+        seconds, often = plan.days * DAY, float(plan.has_natural_events)
         moves = tuple(
             (
                 float(draw.uniform(0, seconds)),
                 float(draw.uniform(120, 2_400)),
                 float(draw.choice([-1.0, 1.0], p=[0.65, 0.35]) * draw.uniform(0.015, 0.09)),
             )
-            for _ in range(draw.poisson(0.12 * plan.days))
+            for _ in range(draw.poisson(0.12 * plan.days * often))
         )
         halts = tuple(
             (start, start + float(draw.uniform(0.5, 4.0)) * HOUR)
-            for start in draw.uniform(0, seconds, draw.poisson(0.03 * plan.days)).tolist()
+            for start in draw.uniform(0, seconds, draw.poisson(0.03 * plan.days * often)).tolist()
         )
         market = draw_market_path(draw, seconds, moves)
         return cls(FIRST_DAY + timedelta(days=group * plan.days), market, moves, halts)
@@ -161,12 +168,13 @@ def _case(plan: LabelledPlan, shared: _Shared, index: int, *, is_pumped: bool) -
     draw = np.random.default_rng([plan.seed, 3, index])
     seconds = plan.days * DAY
     classes = PUMPED_CLASSES if is_pumped else CALM_CLASSES
-    habits = draw_habits(draw, SYMBOL_CLASSES[str(draw.choice(list(classes), p=list(classes.values())))])
-    happenings = natural_events(draw, habits, seconds)
+    drawn = str(draw.choice(list(classes), p=list(classes.values())))
+    habits = draw_habits(draw, SYMBOL_CLASSES[plan.symbol_class or drawn])
+    happenings = natural_events(draw, habits, seconds) if plan.has_natural_events else []
     if is_pumped:
         happenings.append(_pump_at_some_time(draw, habits, plan, shared))
     orders = ordinary_orders(draw, habits, shared.market, seconds, shared.start.hour)
-    halts = _halts_of(draw, shared, happenings, seconds)
+    halts = _halts_of(draw, shared, happenings, seconds) if plan.has_natural_events else ()
     orders = _without(Orders.joined([orders, *(happening.orders for happening in happenings)]), halts)
     fills = filled(draw, habits, orders, shared.market, [happening.bend for happening in happenings])
     symbol = f"SIM{index:05d}USDT"

@@ -96,6 +96,19 @@ def test_much_happens_that_is_no_pump(cases: list[LabelledCase]) -> None:
     assert kinds >= {"pump", "news", "swept_book", "rally", "volume_surge", "market_move"}
 
 
+def test_days_can_be_free_of_events_and_of_one_class_alone() -> None:
+    plan = LabelledPlan(pumps=0, calm_symbol_days=12, days=6, symbol_class="middling", has_natural_events=False)
+    for case in labelled_cases(plan):
+        assert case.symbol_class == "middling"
+        assert case.events.is_empty()
+        assert case.trades.height > 6 * 86_400 / 20 / 2
+
+
+def test_an_unknown_class_is_told_the_known_ones() -> None:
+    with pytest.raises(LabelledError, match="thin, middling, large"):
+        LabelledPlan(symbol_class="huge")
+
+
 def test_nothing_trades_in_a_halt() -> None:
     plan = LabelledPlan(pumps=0, calm_symbol_days=6, days=3, seed=29)
     halted = 0
