@@ -36,7 +36,9 @@ LEAST_PUMP = np.log(1.01)
 SUMMED = ("rise", "trades", "rush")
 QUANTITIES = (*SUMMED, "buying")
 LARGEST_SURPRISE = 4.0  # one quantity alone shall not carry the sum
-LEAST_SURPRISE = -0.5  # each must come less than about three times a day: a pump is all of them together
+# A pump is all of them together: each must come less than about three times a day, the rise less than ten times, for a
+# cheap coin moves by whole ticks of several per cent.
+LEAST_SURPRISE = {"rise": -1.0, "trades": -0.5, "rush": -0.5, "buying": -0.5}
 NOT_TOGETHER = -3.0  # the usual peak of an hour
 # Mean excess of an hour's peak over the median peak, in natural logarithms.
 COMPONENT_PRIOR = {
@@ -98,7 +100,9 @@ class PumpDetector:
 def _together(surprises: dict[str, Floats], log_rise: Floats) -> Floats:
     """Return the sum of the surprises where all speak and the price has risen, else at most an ordinary hour's peak."""
     total: Floats = np.sum([surprises[name] for name in SUMMED], axis=0)
-    is_pump_like = (np.minimum.reduce(list(surprises.values())) >= LEAST_SURPRISE) & (log_rise >= np.log(LEAST_PUMP))
+    is_pump_like = log_rise >= np.log(LEAST_PUMP)
+    for name, least in LEAST_SURPRISE.items():
+        is_pump_like &= surprises[name] >= least
     return np.where(is_pump_like | np.isnan(total), total, np.minimum(total, NOT_TOGETHER))
 
 
