@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cryptotrace_dagster.errors import UserError
 
+RUNNING_FILE = "running.env"
+
 
 class SettingsError(UserError):
     """A setting is missing or malformed; the message names it and says what to do."""
@@ -80,10 +82,15 @@ class Settings(BaseSettings):
     feed_silence_seconds: float = Field(
         default=15.0, ge=1, description="Silence after which a connection is replaced, however slow its symbols are."
     )
-    tick_retention_days: int = Field(default=30, ge=1, description="Days of raw ticks to keep.")
+    tick_retention_days: int = Field(
+        default=30, ge=1, description="Days of raw ticks to keep, counted back from the newest trade, as all of these."
+    )
     bar_retention_days: int = Field(default=365, ge=1, description="Days of bars of 1 minute and above to keep.")
     fine_bar_retention_days: int = Field(
         default=7, ge=1, description="Days of bars, features and scores below a minute."
+    )
+    event_retention_days: int = Field(
+        default=365, ge=1, description="Days of alerts, deliveries, closed gaps and unreadable messages to keep."
     )
     run_retention_days: int = Field(default=7, ge=1, description="Days of Dagster's run history to keep.")
 
@@ -153,13 +160,30 @@ def secret_from_file(name: str) -> str | None:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the settings from the environment and `.env`.
+    """Read the settings from the environment, from `.env`, and from what a running `cryptotrace up` decided.
+
+    A system under way writes its addresses into DATA_DIR, so that a command beside it needs no more than that folder.
 
     Raises:
         SettingsError: a value is malformed; the message names the variable and what is wrong with it.
     """
+    settings = load_user_settings(**overrides)
+    running = settings.data_dir / RUNNING_FILE
+    return _read_settings((".env", str(running)), overrides) if running.is_file() else settings
+
+
+def load_user_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment and `.env` alone, whatever may be running.
+
+    Raises:
+        SettingsError: a value is malformed; the message names the variable and what is wrong with it.
+    """
+    return _read_settings((".env",), overrides)
+
+
+def _read_settings(files: tuple[str, ...], overrides: dict[str, object]) -> Settings:
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(_env_file=files, **overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = "; ".join(
             f"{'_'.join(str(part) for part in item['loc'][:1]).upper()}: {item['msg'].removeprefix('Value error, ')}"

@@ -69,9 +69,10 @@ def up(
 
 def _settings(data_dir: Path | None, options: "Options") -> "Settings":
     """Return the settings; a demo has a folder and, for a recording, symbols of its own."""
-    from cryptotrace_dagster.settings import load_settings
+    from cryptotrace_dagster.settings import load_user_settings
 
-    settings = load_settings(**({"data_dir": data_dir, "warehouse_url": ""} if data_dir else {}))
+    folder: dict[str, object] = {"data_dir": data_dir, "warehouse_url": ""} if data_dir else {}
+    settings = load_user_settings(**folder)
     updates: dict[str, object] = {}
     if options.is_demo and "data_dir" not in settings.model_fields_set:
         updates["data_dir"] = settings.data_dir / "demo"
@@ -86,11 +87,12 @@ def _run(settings: "Settings", options: "Options", duration: float | None, *, op
     """Run the system; return a summary when it had an end, None when it was asked to stop."""
     from cryptotrace_dagster.log import set_up_logging
     from cryptotrace_dagster.pipeline.rule_source import load_rules
+    from cryptotrace_dagster.settings import RUNNING_FILE
     from cryptotrace_dagster.storage import Warehouse
     from cryptotrace_dagster.supervisor.dagster_home import prepare_home, write_home
     from cryptotrace_dagster.supervisor.display import Display
     from cryptotrace_dagster.supervisor.preflight import check_machine, data_folder_held, free_port
-    from cryptotrace_dagster.supervisor.services import plan_system
+    from cryptotrace_dagster.supervisor.services import plan_system, running_file
     from cryptotrace_dagster.supervisor.system import StopRequested, StopSignals
 
     code_server_port = free_port()
@@ -110,11 +112,15 @@ def _run(settings: "Settings", options: "Options", duration: float | None, *, op
             Warehouse(plan.settings.resolved_warehouse_url).create()
             write_home(plan.dagster_home, code_server_port)
             prepare_home(plan.dagster_home, plan.log_folder / "dagster_home.log")
+            running = plan.settings.data_dir / RUNNING_FILE
+            running.write_text(running_file(plan), encoding="utf-8")
             try:
                 return _supervise(plan, display, signals, duration, opens_browser=opens_browser)
             except StopRequested:
                 display.say("Stopped.")
                 return None
+            finally:
+                running.unlink(missing_ok=True)
 
 
 def _supervise(

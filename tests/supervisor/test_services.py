@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from cryptotrace_dagster.settings import RUNNING_FILE, Settings, load_settings
+from cryptotrace_dagster.settings import RUNNING_FILE, Settings, load_settings, load_user_settings
 from cryptotrace_dagster.supervisor.services import Options, Plan, plan_system, running_file, service_environment
 
 WEBHOOK = "https://discord.com/api/webhooks/1/secret"
@@ -112,4 +112,4 @@ def test_commands_beside_a_running_system_learn_its_addresses_and_no_secret(
         assert getattr(settings, name) == getattr(plan.settings, name), name
     assert "secret" not in running_file(plan)
     assert "hidden" not in running_file(plan)
-    assert load_settings(of_running_system=False, data_dir=tmp_path).api_port == 8000
+    assert load_user_settings(data_dir=tmp_path).api_port == 8000
