@@ -140,13 +140,13 @@ def fetch_dump_day(dump_url: str, symbol: str, day: date, folder: Path) -> Path 
     """
     url = dump_url.rstrip("/") + dump_path(symbol, day)
     target = folder / url.rpartition("/")[2]
-    for attempt in stamina.retry_context(on=(DumpError, httpx.HTTPError), attempts=_ATTEMPTS, wait_max=10.0):
-        try:
+    try:
+        for attempt in stamina.retry_context(on=(DumpError, httpx.HTTPError), attempts=_ATTEMPTS, wait_max=10.0):
             with attempt, httpx.Client(timeout=30.0, follow_redirects=True) as client:
-                return target if _download(client, url, target) else None
-        except (DumpError, httpx.HTTPError) as error:
-            raise ExchangeError(f"{url} could not be fetched: {error}. Try again later.") from error
-    return None
+                is_there = _download(client, url, target)
+    except (DumpError, httpx.HTTPError) as error:
+        raise ExchangeError(f"{url} could not be fetched: {error} Try again later.") from error
+    return target if is_there else None
 
 
 def _download(client: httpx.Client, url: str, target: Path) -> bool:
