@@ -15,6 +15,7 @@ from cryptotrace_dagster.domain.rules import Rule, RuleBook, Severity
 
 Phase = Literal["opening", "worsening", "end"]
 ConversationKey = tuple[str, str]  # what it is about (a rule's group), and the symbol
+MARKET = "*"  # the symbol of what concerns all of them
 WORSENING_PAUSE = timedelta(seconds=60)  # one jump passes several strengths within seconds; it is told once
 
 
@@ -90,6 +91,8 @@ def hold_conversations(
         if conversation is not None and ended is not None:
             decisions.append(ended)
             conversation = held[key] = replace(conversation, is_open=False)
+        if _is_part_of_market_wide(book, rule, signal, conversation, held.get((rule.group, MARKET))):
+            continue
         decision, after = _heard(rule, signal, conversation)
         if decision is not None:
             decisions.append(decision)
@@ -101,6 +104,16 @@ def hold_conversations(
             decisions.append(ended)
             held[key] = replace(conversation, is_open=False)
     return sorted(decisions, key=lambda each: (each.decided_at, each.alert_id)), held
+
+
+def _is_part_of_market_wide(
+    book: RuleBook, rule: Rule, signal: Signal, now: Conversation | None, market: Conversation | None
+) -> bool:
+    """Return whether a symbol only does what the whole market was said to do: a crash is one message, not fifty."""
+    if market is None or market.last_ring is None or signal.symbol == MARKET or (now is not None and now.is_open):
+        return False
+    is_going_on = market.is_open and signal.decided_at <= market.last_ring.decided_at + book.conversations.end_after
+    return is_going_on and rule.severity <= market.severity
 
 
 def _heard(rule: Rule, signal: Signal, now: Conversation | None) -> tuple[Decision | None, Conversation | None]:

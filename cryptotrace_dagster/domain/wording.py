@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from cryptotrace_dagster.domain.conversations import Decision
+from cryptotrace_dagster.domain.conversations import MARKET, Decision
 from cryptotrace_dagster.domain.rules import (
     AnomalyRule,
     DataRule,
@@ -19,7 +19,6 @@ from cryptotrace_dagster.domain.rules import (
     VolumeRule,
 )
 
-MINUTES_A_DAY = 1440
 DAYS_A_YEAR = 365
 
 
@@ -44,12 +43,11 @@ class Surroundings:
 
 def title_of(rule: Rule, decision: Decision) -> str:
     """Return one line that says what happened, without markup."""
-    signal, symbol = decision.signal, decision.signal.symbol
+    who = name_of(decision.signal.symbol)
     if decision.phase == "end":
-        return f"{symbol}: {_ended_words(rule)}"
-    happened = _happened(rule, decision)
+        return f"{who}: {_ended_words(rule)}"
     still = " (worsening)" if decision.phase == "worsening" else ""
-    return f"{signal.symbol} {happened}{still}"
+    return f"{who} {_happened(rule, decision)}{still}"
 
 
 def message_of(rule: Rule, decision: Decision, around: Surroundings) -> str:
@@ -63,8 +61,13 @@ def message_of(rule: Rule, decision: Decision, around: Surroundings) -> str:
         multiple = around.volume / around.usual_volume
         sentences.append(f"In the last minute {number(multiple)} times the usual volume was traded.")
     if around.times_a_day is not None and decision.phase != "end":
-        sentences.append(f"Something like this comes {how_often(around.times_a_day)} on {decision.signal.symbol}.")
+        sentences.append(f"{_such(rule)} comes {how_often(around.times_a_day)}{_where(decision.signal.symbol)}.")
     return " ".join(sentences) or f"{title_of(rule, decision)}."
+
+
+def name_of(symbol: str) -> str:
+    """Return what a symbol is called in a sentence."""
+    return "The whole market" if symbol == MARKET else symbol
 
 
 def placeholders(rule: Rule, decision: Decision, around: Surroundings) -> Mapping[str, str]:
@@ -136,6 +139,14 @@ def number(value: float | None) -> str:
     places = max(0, 4 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{min(places, 8)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _such(rule: Rule) -> str:
+    return "A move like this" if isinstance(rule, MoveRule) else "Trading like this"
+
+
+def _where(symbol: str) -> str:
+    return "" if symbol == MARKET else f" on {symbol}"
 
 
 def _happened(rule: Rule, decision: Decision) -> str:

@@ -14,14 +14,18 @@ from urllib.parse import urlencode
 from discord_webhook import DiscordEmbed
 
 from cryptotrace_dagster.domain.wording import how_often, number
+from cryptotrace_dagster.looks import DARK, SEVERITIES, STEADY_SIGN
 
 MAX_EMBEDS = 10
 TITLE_LIMIT, DESCRIPTION_LIMIT, FOOTER_LIMIT = 256, 4096, 2048
 # All embeds of a message together may have 6000 characters, so that each of ten may have a tenth of them.
 SHARED_TITLE_LIMIT, SHARED_DESCRIPTION_LIMIT = 120, 220
-# Okabe and Ito's palette: told apart with any colour vision. The end is grey.
-COLOURS = {"info": 0x56B4E9, "warning": 0xE69F00, "critical": 0xD55E00}
-END_COLOUR = 0x999999
+# The strip beside an embed stands on Discord's dark background; the sign in the title says the same without colour.
+COLOURS = {
+    name: int(colour.removeprefix("#"), 16)
+    for name, colour in (("info", DARK.info), ("warning", DARK.warning), ("critical", DARK.critical))
+}
+END_COLOUR = int(DARK.faint.removeprefix("#"), 16)
 CHART_NAME = "chart.png"
 REPEAT_NOTE = "The first sending of this was not confirmed, so you may have seen it."
 
@@ -50,9 +54,10 @@ def embed_of(
     )
     evidence = json.loads(alert["evidence"])
     is_end = alert["phase"] == "end"
+    sign = STEADY_SIGN if is_end else SEVERITIES[alert["severity"]].sign
     note = f"\n{REPEAT_NOTE}" if is_repeat else ""
     embed = DiscordEmbed(
-        title=clipped(f"{'Repeat: ' if is_repeat else ''}{alert['title']}", title_limit),
+        title=clipped(f"{'Repeat: ' if is_repeat else ''}{sign} {alert['title']}", title_limit),
         description=clipped(alert["message"], description_limit) + note,
         url=link_of(alert, dashboard_url),
         color=END_COLOUR if is_end else COLOURS[alert["severity"]],

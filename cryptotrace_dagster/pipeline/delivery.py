@@ -12,16 +12,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import duckdb
 import polars as pl
 import structlog
 
 from cryptotrace_dagster.domain.rules import RuleBook, Severity, is_quiet, next_time_of_day
+from cryptotrace_dagster.notify.chart import candle_chart
 from cryptotrace_dagster.notify.message import MAX_EMBEDS, Message, embed_of
 from cryptotrace_dagster.notify.messenger import Messenger
 from cryptotrace_dagster.notify.transport import Sent
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERT_RULE_VERSIONS, ALERTS
+from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERT_RULE_VERSIONS, ALERTS, OHLC_BARS
 
 FINAL = ("delivered", "given_up", "skipped")
 GIVE_UP_AFTER = timedelta(hours=24)
@@ -32,6 +34,7 @@ CLOSED_STATUSES = (401, 403, 404)
 REFUSED = "refused"
 BACKLOG = 3  # from so many on, several alerts share a message
 SEND_SECONDS = 2.0  # how long one call may go on sending; the rest is for the next call
+CANDLE_SECONDS, CHART_SPAN, FEWEST_CANDLES = 10, timedelta(minutes=15), 3
 BEING_SENT, QUEUED = "being sent", "waits for its turn on this route"
 
 log = structlog.get_logger(__name__)
@@ -249,10 +252,6 @@ class _Outbox:
         if self._completed:
             self.write([])
 
-    def picture_of(self, alert: Mapping[str, Any]) -> bytes | None:
-        """Return the candles around an alert as PNG; none where there are none, or drawing them fails."""
-        return None
-
     def _read(self) -> tuple[list[_Parcel], list[dict[str, Any]], dict[tuple[str, str], datetime]]:
         columns = ", ".join(f"a.{name}" for name in ALERTS.column_names)
         fingerprint = "json_extract_string(a.evidence, '$.rule_fingerprint') AS fingerprint"
@@ -267,16 +266,22 @@ class _Outbox:
                 WHERE d.outcome NOT IN ({", ".join(f"'{name}'" for name in FINAL)})
                 """
             ).pl()
-            fresh = connection.execute(
-                f"SELECT {columns}, {fingerprint} FROM {ALERTS.name} AS a "
-                f"WHERE NOT EXISTS (SELECT 1 FROM {ALERT_DELIVERIES.name} AS d WHERE d.alert_id = a.alert_id)"
-            ).pl()
+            fresh = (
+                connection.execute(
+                    f"SELECT {columns}, {fingerprint} FROM {ALERTS.name} AS a "
+                    f"WHERE NOT EXISTS (SELECT 1 FROM {ALERT_DELIVERIES.name} AS d WHERE d.alert_id = a.alert_id)"
+                )
+                .pl()
+                .to_dicts()
+            )
             versions = connection.execute(
                 f"SELECT rule, fingerprint, in_force_from FROM {ALERT_RULE_VERSIONS.name}"
             ).fetchall()
+            for row in fresh[: BACKLOG - 1]:
+                row["candles"] = _candles(connection, row) if row["phase"] == "opening" else None
         state = ("route", "attempt", "outcome", "retry_at", "status_code", "reason")
         parcels = [_Parcel(row, **{name: row[name] for name in state}) for row in started.to_dicts()]
-        return parcels, fresh.to_dicts(), {(rule, print_): instant for rule, print_, instant in versions}
+        return parcels, fresh, {(rule, print_): instant for rule, print_, instant in versions}
 
     def _addressed(self, alert: Mapping[str, Any]) -> Iterator[_Parcel]:
         routes = self._book.routes_of(alert["rule"], alert["symbol"], Severity[alert["severity"]])
@@ -366,9 +371,7 @@ def _take(queue: deque[_Parcel]) -> list[_Parcel]:
 def _send(outbox: _Outbox, route: str, batch: list[_Parcel]) -> list[_Row]:
     """Send one message, with a row for each parcel that says so before it leaves; return the rows that complete them."""
     is_alone = len(batch) == 1
-    picture = None
-    if is_alone and batch[0].alert["phase"] == "opening" and not batch[0].was_refused:
-        picture = outbox.picture_of(batch[0].alert)
+    picture = _picture_of(batch[0].alert) if is_alone and not batch[0].was_refused else None
     embeds = tuple(
         embed_of(
             each.alert,
@@ -397,6 +400,31 @@ def _send(outbox: _Outbox, route: str, batch: list[_Parcel]) -> list[_Row]:
     rows = _rows_after(outbox, batch, sent)
     outbox.complete(rows)
     return rows
+
+
+def _candles(connection: duckdb.DuckDBPyConnection, alert: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the candles up to an alert, for its chart."""
+    return connection.execute(
+        f"SELECT time_bucket(INTERVAL '{CANDLE_SECONDS} seconds', bar_start) AS start, "
+        "arg_min(open, bar_start)::DOUBLE AS open, max(high)::DOUBLE AS high, min(low)::DOUBLE AS low, "
+        "arg_max(close, bar_start)::DOUBLE AS close, sum(quote_volume)::DOUBLE AS volume "
+        f"FROM {OHLC_BARS.name} WHERE symbol = ? AND bar_interval = '1s' AND bar_start >= ? AND bar_start < ? "
+        "GROUP BY start ORDER BY start",
+        [alert["symbol"], alert["available_at"] - CHART_SPAN, alert["available_at"]],
+    ).pl()
+
+
+def _picture_of(alert: Mapping[str, Any]) -> bytes | None:
+    """Return the chart of an alert that opens an event; none where there are no candles, or drawing them fails."""
+    candles = alert.get("candles")
+    if candles is None or candles.height < FEWEST_CANDLES:
+        return None
+    try:
+        title = f"{alert['symbol']}, candles of {CANDLE_SECONDS} seconds"
+        return candle_chart(candles, title, alert["event_time"], CANDLE_SECONDS)
+    except Exception as error:  # an alert without its picture is worth more than none
+        log.warning("alerts.chart_failed", alert_id=alert["alert_id"], error=f"{type(error).__name__}: {error}")
+        return None
 
 
 def _rows_after(outbox: _Outbox, batch: list[_Parcel], sent: Sent) -> list[_Row]:

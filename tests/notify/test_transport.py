@@ -43,7 +43,7 @@ def test_a_delivered_message_carries_the_id_that_discord_gave_it(receiver: Disco
     assert (sent.outcome, sent.status) == ("delivered", 200)
     assert sent.message_id == receiver.messages[0]["id"]
     embed = receiver.messages[0]["embeds"][0]
-    assert embed["title"] == "BTCUSDT rose 3.2 % within 60 s"
+    assert embed["title"] == "▲ BTCUSDT rose 3.2 % within 60 s"
     assert {field["name"]: field["value"] for field in embed["fields"]} == {
         "Price now / before": "103.2 / 100",
         "Volume in 60 s / usually": "1,234.5 / -",
