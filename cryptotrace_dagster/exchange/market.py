@@ -33,6 +33,8 @@ _MEAN_BUSY = math.exp((ACTIVITY_SPREAD**2 + (VOLUME_FOLLOWS_VOLATILITY * VOLATIL
 RHYTHM_AMPLITUDE = 0.25
 RHYTHM_PEAK_HOUR = 15.0  # UTC: Europe and America both awake
 MICROSECONDS = 1_000_000
+LISTED_AT = 1_577_836_800  # 2020-01-01: when ids began to count
+IDS_A_SECOND = 5_000  # more than any symbol here trades on average
 DAY_SECONDS = 86_400.0
 
 
@@ -167,8 +169,10 @@ class SymbolMarket:
         self._activity = _Persistent(draw, spread=ACTIVITY_SPREAD, memory_seconds=90.0)
         self._log_volatility = _Persistent(draw, spread=VOLATILITY_SPREAD, memory_seconds=1_800.0)
         self._answers_to_come: Floats = np.empty(0)
-        self._next_id = 1_000_000_000 + int(draw.integers(2_000_000_000))
-        self._next_trade_id = self._next_id + int(draw.integers(1_000_000_000))
+        # Ids grow with the time of the start: an exchange that is started again never gives an id a second time.
+        since_listing = max(0, start_us // MICROSECONDS - LISTED_AT)
+        self._next_id = since_listing * IDS_A_SECOND + int(draw.integers(1_000_000, 2_000_000))
+        self._next_trade_id = 2 * since_listing * IDS_A_SECOND + int(draw.integers(2_000_000, 4_000_000))
 
     def advance(self, until: float, rhythm: float, common_return: float, effect: Effect) -> Trades:
         """Return the trades up to `until` (seconds from the start)."""

@@ -73,6 +73,16 @@ def test_prices_and_quantities_are_whole_steps_above_zero(ten_minutes: dict[str,
     assert (trades.quantities >= fills * profile.step_units).all(), "every single trade inside needs a quantity"
 
 
+def test_a_later_start_never_gives_an_id_again() -> None:
+    profiles = [profile_of("BTCUSDT")]
+    first = Market(profiles, trades_per_second=2_000, seed=1, start_us=NOON_US).advance(60)["BTCUSDT"]
+    second = Market(profiles, trades_per_second=2_000, seed=1, start_us=NOON_US + 60 * MICROSECONDS).advance(1)[
+        "BTCUSDT"
+    ]
+    assert second.trade_ids[0] > first.trade_ids[-1]
+    assert second.first_trade_ids[0] > first.last_trade_ids[-1]
+
+
 def test_the_rate_over_a_day_is_the_one_asked_for() -> None:
     made = _trades(_market(rate=2.0), 1_440, seconds=60.0)
     assert sum(map(len, made.values())) / 86_400 == pytest.approx(2.0, rel=0.1)

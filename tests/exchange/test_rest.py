@@ -6,7 +6,7 @@ import pytest
 
 from cryptotrace_dagster.domain.windows import EPOCH
 from cryptotrace_dagster.exchange.simulated import SimulatedExchange
-from tests.exchange.reader import START, config, rest, until
+from tests.exchange.reader import START, config, reading, rest, take, until
 
 START_MS = (START - EPOCH) // timedelta(milliseconds=1)
 HISTORY = {"start": START, "history_seconds": 1_800.0, "trades_per_second": 20.0}
@@ -137,6 +137,17 @@ async def test_the_control_api_tells_every_trade_and_counts_them() -> None:
     assert [trade["a"] for trade in trades] == list(range(symbol["first_id"], symbol["last_id"] + 1))
     assert sent["trades_sent"] == symbol["count"] == len(trades)
     assert trades[-1]["T"] // 1_000 == symbol["last_trade_time_ms"]
+
+
+async def test_the_first_trade_that_somebody_could_hear_is_told() -> None:
+    async with SimulatedExchange(config()) as exchange:
+        await until(lambda: exchange.sent()["trades_sent"] >= 50)
+        unheard = exchange.sent()["symbols"]["BTCUSDT"]
+        async with reading(exchange) as socket:
+            [first] = await take(socket, 1)
+            heard = exchange.sent()["symbols"]["BTCUSDT"]
+    assert unheard["first_heard_id"] is None
+    assert heard["first_id"] < heard["first_heard_id"] == first["a"]
 
 
 async def test_history_is_there_but_was_not_sent() -> None:
