@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 FAST_STATEMENT = f"""
     INSERT INTO {FEATURES.name} (
         symbol, bar_interval, bar_start, close, log_return, log_range, quote_volume, tick_count, trade_size,
-        taker_imbalance, rush_orders, vwap_distance)
+        taker_imbalance, buy_orders, rush_orders, vwap_distance)
     WITH bars AS (
         SELECT symbol, time_bucket(INTERVAL '5 seconds', bar_start) AS starts,
                arg_max(close, last_tick_id)::DOUBLE AS last_close, max(high)::DOUBLE AS highest,
@@ -44,23 +44,23 @@ FAST_STATEMENT = f"""
     ), chained AS (
         SELECT *, lag(last_close) OVER earlier AS close_before, lag(starts) OVER earlier AS starts_before
         FROM bars WINDOW earlier AS (PARTITION BY symbol ORDER BY starts)
-    ), rushes AS (
-        SELECT symbol, time_bucket(INTERVAL '5 seconds', trade_time) AS starts, count(*) AS rush
-        FROM (
-            SELECT symbol, trade_time FROM {RAW_TICKS.name}
-            WHERE trade_time >= $start AND trade_time < $end AND NOT is_buyer_maker
-            GROUP BY symbol, trade_time HAVING count(*) > 1
-        )
-        GROUP BY symbol, starts
+    ), instants AS (
+        SELECT symbol, trade_time, count(*) AS buys FROM {RAW_TICKS.name}
+        WHERE trade_time >= $start AND trade_time < $end AND NOT is_buyer_maker
+        GROUP BY symbol, trade_time
+    ), orders AS (
+        SELECT symbol, time_bucket(INTERVAL '5 seconds', trade_time) AS starts, count(*) AS buy_orders,
+               count(*) FILTER (buys > 1) AS rush_orders
+        FROM instants GROUP BY symbol, starts
     )
     SELECT symbol, '{FAST_INTERVAL}', starts, last_close,
            CASE WHEN starts - starts_before <= INTERVAL '{int(PREVIOUS_CLOSE_REACH.total_seconds())} seconds'
                 THEN ln(last_close / close_before) END,
            ln(highest / lowest), quote, ticks, quote / ticks,
            CASE WHEN quote > 0 THEN 2 * bought / quote - 1 ELSE 0 END,
-           coalesce(rush, 0),
+           coalesce(buy_orders, 0), coalesce(rush_orders, 0),
            CASE WHEN base > 0 THEN ln(last_close * base / quote) ELSE 0 END
-    FROM chained LEFT JOIN rushes USING (symbol, starts)
+    FROM chained LEFT JOIN orders USING (symbol, starts)
     WHERE starts >= $start
 """
 
@@ -100,13 +100,13 @@ SLOW_READ_BEFORE = SLOW_LOOKBACK + timedelta(minutes=_STALE_MINUTES)
 
 
 def slow_features(
-    bars: pl.DataFrame, rushes: pl.DataFrame, hours: pl.DataFrame, baselines: pl.DataFrame
+    bars: pl.DataFrame, orders: pl.DataFrame, hours: pl.DataFrame, baselines: pl.DataFrame
 ) -> pl.DataFrame:
     """Return 1-minute `features` rows for every bar of `bars`, of which the first `SLOW_READ_BEFORE` are only lookback.
 
     Args:
         bars: rows of `SLOW_BARS_QUERY`, in key order.
-        rushes: symbol, bar_start, rush_orders: per minute.
+        orders: symbol, bar_start, buy_orders, rush_orders: per minute.
         hours: symbol, hour, base, quote: traded per full hour, over the `PROFILE_LOOKBACK` before.
         baselines: symbol, hour, and `{name}_centre`, `{name}_scale` as `seasonal_baselines` returns.
     """
@@ -114,8 +114,10 @@ def slow_features(
         return FEATURES.empty()
     rows = pl.concat([_with_indicators(part) for part in bars.partition_by("symbol", maintain_order=True)])
     rows = (
-        rows.join(rushes, on=["symbol", "bar_start"], how="left")
-        .with_columns(pl.col("rush_orders").fill_null(0), pl.col("bar_start").dt.truncate("1h").alias("hour"))
+        rows.join(orders, on=["symbol", "bar_start"], how="left")
+        .with_columns(
+            pl.col("buy_orders", "rush_orders").fill_null(0), pl.col("bar_start").dt.truncate("1h").alias("hour")
+        )
         .join(_profiles(rows, hours), on=["symbol", "hour"], how="left")
         .join(baselines, on=["symbol", "hour"], how="left")
     )

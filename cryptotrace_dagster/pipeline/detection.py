@@ -105,8 +105,9 @@ def _slow_features(transaction: Transaction, window: Window, baselines: pl.DataF
     bars = transaction.query(
         formulas.SLOW_BARS_QUERY, {"start": window.start - formulas.SLOW_READ_BEFORE, "end": window.end}
     )
-    rushes = transaction.query(
-        f"SELECT symbol, time_bucket(INTERVAL '1 minute', bar_start) AS bar_start, sum(rush_orders)::BIGINT AS rush_orders "
+    orders = transaction.query(
+        f"SELECT symbol, time_bucket(INTERVAL '1 minute', bar_start) AS bar_start, "
+        "sum(buy_orders)::BIGINT AS buy_orders, sum(rush_orders)::BIGINT AS rush_orders "
         f"FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? GROUP BY ALL",
         [formulas.FAST_INTERVAL, window.start, window.end],
     )
@@ -115,7 +116,7 @@ def _slow_features(transaction: Transaction, window: Window, baselines: pl.DataF
         f"FROM {OHLC_BARS.name} WHERE bar_interval = '1h' AND bar_start >= ? AND bar_start < ?",
         [floor(window.start, HOUR) - formulas.PROFILE_LOOKBACK, floor(window.end, HOUR)],
     )
-    rows = formulas.slow_features(bars, rushes, hours, baselines)
+    rows = formulas.slow_features(bars, orders, hours, baselines)
     return rows.filter(pl.col("bar_start") >= window.start)
 
 

@@ -1,4 +1,4 @@
-"""Pump: price, number of trades and rush orders rise together beyond what the symbol has done before.
+"""Pump: price, number of buying orders and rush orders rise together beyond what the symbol has done before.
 
 Over the last 15 s and the last 25 s each of them is calibrated against the symbol's own hourly records ("how many hours
 a day would see as much?"). The sum of these surprises is the raw score; it is calibrated in turn, with a prior that
@@ -33,25 +33,25 @@ REFERENCE_BARS = 60  # a rise counts from the highest close of the five minutes 
 SMALLEST_RISE = 1e-5  # below it, all rises are alike
 LEAST_PUMP = np.log(1.01)
 
-SUMMED = ("rise", "trades", "rush")
+SUMMED = ("rise", "orders", "rush")
 QUANTITIES = (*SUMMED, "buying")
 LARGEST_SURPRISE = 4.0  # one quantity alone shall not carry the sum
 # A pump is all of them together: each must come less than about three times a day, the rise less than ten times, for a
 # cheap coin moves by whole ticks of several per cent.
-LEAST_SURPRISE = {"rise": -1.0, "trades": -0.5, "rush": -0.5, "buying": -0.5}
+LEAST_SURPRISE = {"rise": -1.0, "orders": -0.5, "rush": -0.5, "buying": -0.5}
 NOT_TOGETHER = -3.0  # the usual peak of an hour
 # Mean excess of an hour's peak over the median peak, in natural logarithms.
 COMPONENT_PRIOR = {
     "rise": TailPrior(0.6),
     "buying": TailPrior(0.9),
-    "trades": TailPrior(0.7),
+    "orders": TailPrior(0.7),
     "rush": TailPrior(0.6),
 }
 TOTAL_PRIOR = TailPrior(0.7, weight=40.0)
 
 
 class PumpDetector:
-    """Scores how far beyond its own past a symbol's price, buying, trades and rush orders rise together."""
+    """Scores how far beyond its own past a symbol's price, buying, orders and rush orders rise together."""
 
     name = "pump"
     version = 1
@@ -60,7 +60,7 @@ class PumpDetector:
 
     def begin(self) -> State:
         """Return the state before any bar."""
-        return {"recent": {name: np.empty(0) for name in ("time", "close", "bought", "ticks", "rush")}, "tails": {}}
+        return {"recent": {name: np.empty(0) for name in ("time", "close", "bought", "orders", "rush")}, "tails": {}}
 
     def advance(self, state: State, bars: pl.DataFrame) -> tuple[State, pl.DataFrame]:
         """Return the state after these 5-second bars of one symbol, and their scores."""
@@ -71,7 +71,7 @@ class PumpDetector:
             "time": (seconds // STEP_SECONDS).astype(np.float64),
             "close": bars["close"].to_numpy().astype(np.float64),
             "bought": bars["quote_volume"].to_numpy() * (1 + bars["taker_imbalance"].to_numpy()) / 2,
-            "ticks": bars["tick_count"].to_numpy().astype(np.float64),
+            "orders": bars["buy_orders"].to_numpy().astype(np.float64),
             "rush": bars["rush_orders"].to_numpy().astype(np.float64),
         }
         series = {name: np.concatenate([state["recent"][name], values]) for name, values in fresh.items()}
@@ -108,12 +108,14 @@ def _together(surprises: dict[str, Floats], log_rise: Floats) -> Floats:
 
 def _measures(series: dict[str, Floats], old: int, width: int) -> dict[str, Floats]:
     """Return the four quantities over the `width` bars that end with each new bar, as logarithms."""
-    bought, ticks, rush = (_sum_back(series["time"], series[name], width)[old:] for name in ("bought", "ticks", "rush"))
+    bought, orders, rush = (
+        _sum_back(series["time"], series[name], width)[old:] for name in ("bought", "orders", "rush")
+    )
     rise = np.log(series["close"] / _reference(series, width))[old:]
     return {
         "rise": np.log(np.maximum(rise, SMALLEST_RISE)),
         "buying": np.log(np.maximum(bought, 1e-300)),
-        "trades": np.log(ticks),
+        "orders": np.log1p(orders),
         "rush": np.log1p(rush),
     }
 
