@@ -216,6 +216,7 @@ FEATURES = Table(
         Column("tick_count", T.INTEGER, "Number of aggregate trades."),
         Column("trade_size", T.DOUBLE, "Traded value per aggregate trade, quote units."),
         Column("taker_imbalance", T.DOUBLE, "(aggressive buying - aggressive selling) / traded value, -1 to 1."),
+        Column("buy_orders", T.INTEGER, "Instants (ms) with aggressive buys: about the number of buying orders."),
         Column(
             "rush_orders", T.INTEGER, "Instants (ms) in which two or more aggressive buys arrived (La Morgia 2020)."
         ),
