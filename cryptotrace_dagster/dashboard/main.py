@@ -16,6 +16,8 @@ from cryptotrace_dagster.dashboard.rules import try_rules_page
 from cryptotrace_dagster.dashboard.source import source
 
 ICON = Path(__file__).with_name("icon.png")
+# Streamlit fades what it is about to renew; with a beat of two seconds that would be a flicker.
+_NO_FADING = "<style>[data-stale='true'] { opacity: 1 !important; transition: none !important; }</style>"
 
 
 def main() -> None:
@@ -35,6 +37,7 @@ def main() -> None:
     chosen = st.navigation(pages, position="top")
     if chosen == market_page and (alert_id := st.query_params.get("alert")):
         st.switch_page(alerts_page, query_params={"alert": alert_id})
+    st.html(_NO_FADING)
     status_line()
     chosen.run()
 
