@@ -68,9 +68,8 @@ class Filler:
 
     async def _attempt(self, lane: Lane, gap: Gap) -> None:
         await asyncio.sleep(self._rest.wait())
-        last_asked = min(gap.last, gap.first + PAGE_LIMIT - 1)
         try:
-            page = await self._rest.agg_trades(lane.symbol, gap.first, last_asked - gap.first + 1)
+            page = await self._rest.agg_trades(lane.symbol, gap.first)
         except RateLimitedError as error:
             _LOG.warning("feed.fill_must_wait", symbol=lane.symbol, wait_seconds=error.retry_after_seconds)
             return
@@ -78,23 +77,24 @@ class Filler:
             self.failed_requests += 1
             self._postpone(lane, gap, gap.last, str(error))
             return
-        await self._publish(lane, page, gap.first, last_asked)
-        if lane.ids.gaps.missing_between(gap.first, last_asked):
-            self._postpone(lane, gap, last_asked, "the exchange does not have these trades (yet)")
+        await self._publish(lane, page)
+        # A full page tells nothing of what comes after it; any other one shows all that there is.
+        told_until = min(gap.last, page.trade_ids[-1]) if len(page.rows) == PAGE_LIMIT else gap.last
+        if lane.ids.gaps.missing_between(gap.first, told_until):
+            self._postpone(lane, gap, told_until, "the exchange does not have these trades (yet)")
 
-    async def _publish(self, lane: Lane, page: TradesPage, first: int, last: int) -> None:
-        published = [
-            (trade_id, row)
-            for trade_id, row in zip(page.trade_ids, page.rows, strict=True)
-            if first <= trade_id <= last and trade_id in lane.ids.gaps
-        ]
-        for trade_id, row in published:
-            await self._publish_one(lane, agg_trade_from_rest(lane.symbol, row))
-            lane.filled += lane.ids.gaps.remove(trade_id, trade_id)
+    async def _publish(self, lane: Lane, page: TradesPage) -> None:
+        """Publish whatever is missing of a page: it may touch more gaps than the one it was asked for."""
+        published = 0
+        for trade_id, row in zip(page.trade_ids, page.rows, strict=True):
+            if trade_id in lane.ids.gaps:
+                await self._publish_one(lane, agg_trade_from_rest(lane.symbol, row))
+                lane.filled += lane.ids.gaps.remove(trade_id, trade_id)
+                published += 1
         if published:
-            head = lane.ids.next_id - 1
-            self._fills[lane.symbol].append(Fill(published[0][0], published[-1][0], head, time.monotonic()))
-            _LOG.info("feed.filled", symbol=lane.symbol, first_id=published[0][0], last_id=published[-1][0])
+            first, last, head = page.trade_ids[0], page.trade_ids[-1], lane.ids.next_id - 1
+            self._fills[lane.symbol].append(Fill(first, min(last, head), head, time.monotonic()))
+            _LOG.info("feed.filled", symbol=lane.symbol, first_id=first, last_id=min(last, head), trades=published)
 
     async def _publish_one(self, lane: Lane, value: bytes) -> None:
         while True:

@@ -4,7 +4,7 @@ Ids are consecutive per symbol, so a jump is a loss and a repeat is a duplicate.
 its plan for the next attempt; `TradeIds` says what an arriving id means. Publishing and fetching stay out.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -39,10 +39,15 @@ class Gap:
 
 
 class OpenGaps:
-    """The missing ids of one symbol as disjoint gaps in order."""
+    """The missing ids of one symbol as disjoint gaps in order.
+
+    A stream that loses single trades for hours leaves tens of thousands of gaps, so every change touches only the gaps
+    that it concerns.
+    """
 
     def __init__(self) -> None:
         self._gaps: list[Gap] = []
+        self._missing = 0
 
     def __iter__(self) -> Iterator[Gap]:
         return iter(tuple(self._gaps))
@@ -51,54 +56,58 @@ class OpenGaps:
         return len(self._gaps)
 
     def __contains__(self, trade_id: int) -> bool:
-        gap = self._at_or_before(trade_id)
-        return gap is not None and gap.last >= trade_id
+        return self.missing_between(trade_id, trade_id) == 1
 
     @property
     def missing(self) -> int:
         """Return how many ids are missing in all."""
-        return sum(gap.size for gap in self._gaps)
+        return self._missing
 
     def missing_between(self, first: int, last: int) -> int:
         """Return how many ids of [first, last] are missing."""
-        return sum(max(0, min(gap.last, last) - max(gap.first, first) + 1) for gap in self._gaps)
+        return sum(min(gap.last, last) - max(gap.first, first) + 1 for gap in self._gaps[self._concerned(first, last)])
 
     def add(self, first: int, last: int, due_at: float) -> int:
         """Note that [first, last] is missing and return how many of these ids were not known to be."""
-        fresh = subtract((first, last), [(gap.first, gap.last) for gap in self._gaps])
-        self._gaps = sorted(
-            [*self._gaps, *(Gap(start, end, due_at) for start, end in fresh)], key=lambda gap: gap.first
-        )
-        return sum(end - start + 1 for start, end in fresh)
+        concerned = self._concerned(first, last)
+        known = self._gaps[concerned]
+        fresh = [Gap(*part, due_at) for part in subtract((first, last), [(gap.first, gap.last) for gap in known])]
+        self._gaps[concerned] = sorted([*known, *fresh], key=lambda gap: gap.first)
+        added = sum(gap.size for gap in fresh)
+        self._missing += added
+        return added
 
     def remove(self, first: int, last: int) -> int:
         """Note that [first, last] has come and return how many of these ids were missing."""
-        before = self.missing
-        self._gaps = [
-            replace(gap, first=start, last=end)
-            for gap in self._gaps
-            for start, end in subtract((gap.first, gap.last), [(first, last)])
-        ]
-        return before - self.missing
+        removed = self.missing_between(first, last)
+        concerned = self._concerned(first, last)
+        self._gaps[concerned] = [part for gap in self._gaps[concerned] for part in _outside(gap, first, last)]
+        self._missing -= removed
+        return removed
 
     def postpone(self, first: int, last: int, due_at: float) -> None:
         """Count a vain attempt for what is missing inside [first, last], and say when the next one is due."""
-        postponed: list[Gap] = []
-        for gap in self._gaps:
-            outside = subtract((gap.first, gap.last), [(first, last)])
-            postponed.extend(replace(gap, first=start, last=end) for start, end in outside)
-            inside = (max(gap.first, first), min(gap.last, last))
-            if inside[0] <= inside[1]:
-                postponed.append(Gap(*inside, due_at=due_at, attempts=gap.attempts + 1))
-        self._gaps = sorted(postponed, key=lambda gap: gap.first)
+        concerned = self._concerned(first, last)
+        parts: list[Gap] = []
+        for gap in self._gaps[concerned]:
+            inside = Gap(max(gap.first, first), min(gap.last, last), due_at, gap.attempts + 1)
+            parts += sorted([*_outside(gap, first, last), inside], key=lambda part: part.first)
+        self._gaps[concerned] = parts
 
     def next_due(self) -> Gap | None:
         """Return the gap whose attempt is due first."""
         return min(self._gaps, key=lambda gap: (gap.due_at, gap.first), default=None)
 
-    def _at_or_before(self, trade_id: int) -> Gap | None:
-        position = bisect_right(self._gaps, trade_id, key=lambda gap: gap.first)
-        return self._gaps[position - 1] if position else None
+    def _concerned(self, first: int, last: int) -> slice:
+        """Return where the gaps stand that share an id with [first, last]."""
+        return slice(
+            bisect_left(self._gaps, first, key=lambda gap: gap.last),
+            bisect_right(self._gaps, last, key=lambda gap: gap.first),
+        )
+
+
+def _outside(gap: Gap, first: int, last: int) -> list[Gap]:
+    return [replace(gap, first=start, last=end) for start, end in subtract((gap.first, gap.last), [(first, last)])]
 
 
 class TradeIds:

@@ -122,6 +122,7 @@ class Repair:
         # What was published before these ids must be stored, or be fetched again: this feed was not there, or the
         # broker that took them is no more.
         self._settled: dict[str, int] = {}
+        self._out_of_reach: set[tuple[str, int]] = set()
         self._before: dict[str, list[Hole]] = {}
         self.repaired = 0
 
@@ -140,11 +141,10 @@ class Repair:
         """Compare once."""
         await self._look_at_broker()
         oldest = utc_now() - self._reach
-        ranges = await asyncio.to_thread(self._read_ranges)
+        stored = await asyncio.to_thread(self._stored, oldest)
         for lane in self._lanes:
-            stored = stored_ids(ranges.filter(pl.col("symbol") == lane.symbol), oldest).get(lane.symbol)
-            if stored is not None:
-                await self._look_at(lane, stored, oldest)
+            if lane.symbol in stored:
+                await self._look_at(lane, stored[lane.symbol], oldest)
 
     async def _look_at_broker(self) -> None:
         cluster_id = await asyncio.to_thread(self._publisher.check, _BROKER_SECONDS)
@@ -160,6 +160,8 @@ class Repair:
         confirmed = seen_twice(found, self._before.get(lane.symbol, []))
         self._before[lane.symbol] = found
         for hole in confirmed:
+            if lane.ids.gaps.missing_between(hole.first, hole.last) == hole.last - hole.first + 1:
+                continue  # it is being fetched already
             first = await self._first_within_reach(lane.symbol, hole, oldest)
             fresh = lane.ids.gaps.add(first, hole.last, time.monotonic()) if first <= hole.last else 0
             if fresh:
@@ -170,11 +172,19 @@ class Repair:
         """Return the first id that is young enough to be fetched here; what is older is for `cryptotrace backfill`."""
         if hole.opens_at is not None and hole.opens_at >= oldest:
             return hole.first
-        await asyncio.sleep(self._rest.wait())
-        youngest = await self._rest.first_trade_id_since(symbol, oldest)
-        return hole.last + 1 if youngest is None else max(hole.first, youngest)
+        if (symbol, hole.last) not in self._out_of_reach:
+            await asyncio.sleep(self._rest.wait())
+            youngest = await self._rest.first_trade_id_since(symbol, oldest)
+            if youngest is not None and youngest <= hole.last:
+                return max(hole.first, youngest)
+            self._out_of_reach.add((symbol, hole.last))
+            _LOG.warning(
+                "feed.hole_for_backfill", symbol=symbol, first_missing_id=hole.first, last_missing_id=hole.last
+            )
+        return hole.last + 1
 
-    def _read_ranges(self) -> pl.DataFrame:
+    def _stored(self, oldest: datetime) -> dict[str, StoredIds]:
         marks = ", ".join("?" * len(self._lanes))
         symbols = [lane.symbol for lane in self._lanes]
-        return self._warehouse.read(f"SELECT * FROM {TRADE_ID_RANGES.name} WHERE symbol IN ({marks})", symbols)
+        ranges = self._warehouse.read(f"SELECT * FROM {TRADE_ID_RANGES.name} WHERE symbol IN ({marks})", symbols)
+        return stored_ids(ranges, oldest)
