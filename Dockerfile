@@ -21,6 +21,7 @@ LABEL org.opencontainers.image.title="cryptotrace" \
 RUN groupadd --gid 10001 cryptotrace \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cryptotrace \
     && install -d -o 10001 -g 10001 -m 0750 /data /config /secrets \
+    && install -d -o 10001 -g 10001 /scrape \
     && install -d /opt/dagster
 COPY --from=build /opt/venv /opt/venv
 COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/

@@ -23,13 +23,16 @@ _MADE_WHEN_NOT_GIVEN = ("POSTGRES_PASSWORD", "API_TOKEN")
 _USER_ERROR_EXIT_CODE = 2
 
 
-def prepare(rules_source: Path, rules_target: Path, secrets_folder: Path, files_folder: Path) -> None:
+def prepare(
+    rules_source: Path, rules_target: Path, secrets_folder: Path, scrape_folder: Path, files_folder: Path
+) -> None:
     """Check what the user wrote, and publish it for the services.
 
     Args:
         rules_source: the user's `alerts.toml`.
         rules_target: where the services read it; it is exchanged as a whole, and only for valid rules.
         secrets_folder: gets one file for each secret, named in lower case, and libpq's `pgpass`.
+        scrape_folder: gets the API's token alone, for Prometheus, which runs as another user.
         files_folder: holds the secrets that were given as files; a variable of the same name in upper case wins.
 
     Raises:
@@ -48,6 +51,7 @@ def prepare(rules_source: Path, rules_target: Path, secrets_folder: Path, files_
     password = (secrets_folder / "postgres_password").read_text(encoding="utf-8")
     escaped = password.replace("\\", "\\\\").replace(":", "\\:")
     _put(secrets_folder / "pgpass", f"{os.environ.get('POSTGRES_HOST', 'postgres')}:*:*:*:{escaped}\n")
+    _put(scrape_folder / "api_token", (secrets_folder / "api_token").read_text(encoding="utf-8"), mode=0o644)
     _put(rules_target, rules_source.read_text(encoding="utf-8"))
     _LOG.info("containers.prepared", rules=len(rules.rules), symbols=settings.symbols)
 
@@ -68,11 +72,12 @@ def _given(name: str, files_folder: Path) -> str:
     return os.environ.get(name) or (file.read_text(encoding="utf-8").strip() if file.exists() else "")
 
 
-def _put(target: Path, content: str) -> None:
-    """Exchange a file as a whole, readable by its owner only."""
+def _put(target: Path, content: str, mode: int = 0o600) -> None:
+    """Exchange a file as a whole, readable by its owner only unless told otherwise."""
     descriptor, fresh = tempfile.mkstemp(dir=target.parent)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(content)
+    Path(fresh).chmod(mode)
     Path(fresh).replace(target)
 
 
@@ -80,7 +85,13 @@ def main() -> None:
     """Prepare the volumes of docker-compose.yml; one sentence and exit code 2 where the user has to correct something."""
     set_up_logging()
     try:
-        prepare(Path("/project/alerts.toml"), Path("/config/alerts.toml"), Path("/secrets"), Path("/run/secrets"))
+        prepare(
+            rules_source=Path("/project/alerts.toml"),
+            rules_target=Path("/config/alerts.toml"),
+            secrets_folder=Path("/secrets"),
+            scrape_folder=Path("/scrape"),
+            files_folder=Path("/run/secrets"),
+        )
     except UserError as error:
         print(f"cryptotrace: {masked_text(str(error))}", file=sys.stderr)  # noqa: T201 - for the person at the terminal
         sys.exit(_USER_ERROR_EXIT_CODE)

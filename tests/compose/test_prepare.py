@@ -19,12 +19,13 @@ class Volumes:
         self.published = folder / "config" / "alerts.toml"
         self.secrets = folder / "secrets"
         self.files = folder / "given"
-        for made in (self.published.parent, self.secrets, self.files):
+        self.scrape = folder / "scrape"
+        for made in (self.published.parent, self.secrets, self.scrape, self.files):
             made.mkdir()
         self.rules.write_text((ROOT / "alerts.toml").read_text())
 
     def prepare(self) -> None:
-        prepare(self.rules, self.published, self.secrets, self.files)
+        prepare(self.rules, self.published, self.secrets, self.scrape, self.files)
 
     def secret(self, name: str) -> str:
         return (self.secrets / name).read_text()
@@ -59,6 +60,12 @@ def test_secrets_are_readable_by_their_owner_only(volumes: Volumes) -> None:
     """libpq ignores a password file that others may read."""
     volumes.prepare()
     assert {stat.S_IMODE(file.stat().st_mode) for file in volumes.secrets.iterdir()} == {0o600}
+
+
+def test_prometheus_gets_the_token_of_the_api_and_nothing_else(volumes: Volumes) -> None:
+    volumes.prepare()
+    assert [file.name for file in volumes.scrape.iterdir()] == ["api_token"]
+    assert (volumes.scrape / "api_token").read_text() == volumes.secret("api_token")
 
 
 def test_a_secret_comes_from_a_file_and_a_variable_wins(volumes: Volumes, monkeypatch: pytest.MonkeyPatch) -> None:
