@@ -25,6 +25,8 @@ from cryptotrace_dagster.resources.rules import AlertRules
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
 from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERTS
 
+SEND_SECONDS = 20.0  # of a backlog; the live run goes on with the rest
+
 
 @dg.asset(
     deps=[anomaly_scores],
@@ -65,7 +67,8 @@ def alerts(
 def alert_deliveries(
     warehouse: WarehouseResource, discord: Discord, alert_rules: AlertRules
 ) -> dg.MaterializeResult[None]:
-    delivery = deliver_alerts(warehouse.open(), discord.messenger(), utc_now(), alert_rules.source().current())
+    rules = alert_rules.source().current()
+    delivery = deliver_alerts(warehouse.open(), discord.messenger(), utc_now(), rules, seconds=SEND_SECONDS)
     return dg.MaterializeResult(metadata=report_metadata(delivery.as_stage_report()))
 
 

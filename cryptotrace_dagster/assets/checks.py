@@ -76,4 +76,5 @@ ALL_CHECKS = [
     _check("ohlc_bars", _now(checks.no_bar_lies_in_the_future)),
     _check("features", checks.features_are_finite, blocking=True),
     _check("alert_deliveries", _now(checks.every_alert_has_a_delivery)),
+    _check("alert_deliveries", checks.no_route_is_stopped),
 ]

@@ -13,6 +13,7 @@ import polars as pl
 from cryptotrace_dagster.binance.rest import BinanceRest, ExchangeError
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
 from cryptotrace_dagster.domain.windows import Window, day_window, floor
+from cryptotrace_dagster.pipeline.delivery import stopped_routes
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, dirty_days, market_watermark
 from cryptotrace_dagster.pipeline.history import refetch_window
 from cryptotrace_dagster.pipeline.klines import compare_with_klines
@@ -216,6 +217,16 @@ def every_alert_has_a_delivery(warehouse: Warehouse, now: datetime) -> Finding:
     if given_up.height:
         return _finding(given_up, "deliveries were given up within the last day", "")
     return _finding(waiting, "alerts were not sent within a minute", "Every alert was sent.")
+
+
+def no_route_is_stopped(warehouse: Warehouse) -> Finding:
+    """Discord accepts us on every route; after a 401, 403 or 404 a route is only tried once an hour."""
+    stopped = stopped_routes(warehouse)
+    if not stopped:
+        return Finding(True, "Discord accepts us on every route.", {"stopped_routes": 0})
+    words = "; ".join(f"{route}: {reason}" for route, reason in stopped.items())
+    remedy = "Set the right address or token, then see that `cryptotrace alerts test` delivers."
+    return Finding(False, f"{words}. {remedy}", {"stopped_routes": len(stopped)})
 
 
 def ticks_are_fresh(warehouse: Warehouse, now: datetime) -> Finding:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from cryptotrace_dagster.notify.messenger import ChannelNames, Messenger, secret_from_environment
+from cryptotrace_dagster.settings import load_settings
 
 
 class Discord(dg.ConfigurableResource[None]):
@@ -11,10 +12,11 @@ class Discord(dg.ConfigurableResource[None]):
     webhook_url_variable: str = "DISCORD_WEBHOOK_URL"
     bot_token_variable: str = "DISCORD_BOT_TOKEN"  # noqa: S105 - the name of a variable
     channel_id_variable: str = "DISCORD_CHANNEL_ID"
-    api_url: str = "https://discord.com/api/v10"
-    dashboard_url: str = "http://127.0.0.1:8501"
 
     def messenger(self) -> Messenger:
         """Return a sender over the webhook, or the bot, that is set now."""
-        names = ChannelNames(self.webhook_url_variable, self.bot_token_variable, self.channel_id_variable, self.api_url)
-        return Messenger(secret_from_environment, dashboard_url=self.dashboard_url, names=names)
+        settings = load_settings()
+        names = ChannelNames(
+            self.webhook_url_variable, self.bot_token_variable, self.channel_id_variable, settings.discord_api_url
+        )
+        return Messenger(secret_from_environment, dashboard_url=settings.dashboard_url, names=names)
