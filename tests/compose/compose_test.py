@@ -9,6 +9,7 @@ The last line is a JSON summary.
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -210,6 +211,20 @@ def exchange_trades(stack: Stack, symbol: str, first: int, last: int) -> dict[in
     return trades
 
 
+def back_up_wipe_and_restore(stack: Stack, folder: Path, report: Report) -> None:
+    """Take a backup, throw the project away, and restore into an empty one: counts and trade ids have to be the same."""
+    file = Path(stack.script("backup", str(folder / "backups")).strip())
+    held = json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))
+    stack.down()
+    restored = json.loads(stack.script("restore", str(file)).splitlines()[-1])
+    for what in ("rows", "trade_ids"):
+        if held[what] != restored[what]:
+            raise ComposeTestError(f"The restored {what} differ: {held[what]} before, {restored[what]} after.")
+    if not held["rows"]["raw_ticks"]:
+        raise ComposeTestError("The backup holds no trade.")
+    report.note(backup_megabytes=round(file.stat().st_size / 1e6, 1), restored_trades=restored["rows"]["raw_ticks"])
+
+
 def check_everything(engine: Engine, folder: Path, report: Report) -> None:
     """Run all the steps on a project of its own, and end it."""
     standins = build_images(engine, folder, report)
@@ -220,7 +235,7 @@ def check_everything(engine: Engine, folder: Path, report: Report) -> None:
             guards.callback(engine.docker, "rmi", PRODUCT_IMAGE, *standins, check=False)
         guards.callback(stack.down)
         with report.step("up"):
-            stack.compose("up", "--detach", "--no-build", seconds=HEALTHY_SECONDS)
+            stack.script("start")
             report.note(healthy=sorted(stack.wait_until_healthy(HEALTHY_SECONDS)))
         with report.step("gate"):
             check_gate(stack, report)
@@ -233,6 +248,8 @@ def check_everything(engine: Engine, folder: Path, report: Report) -> None:
         kill_in_turn(stack, report)
         with report.step("compare trades"):
             compare_trades(stack, report)
+        with report.step("back up, wipe, restore"):
+            back_up_wipe_and_restore(stack, folder, report)
     with report.step("nothing left"):
         leftovers = stack.leftovers()
         if leftovers:
@@ -244,6 +261,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--logs", type=Path, help="folder that keeps the logs (default: one that is removed)")
     arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit("stopped"))  # so that what was started is ended
     report, began = Report(), time.monotonic()
     with ExitStack() as guards:
         folder = arguments.logs or Path(

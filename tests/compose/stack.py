@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.compose.engine import ComposeTestError, Engine, compose_client, run
+from tests.compose.engine import ComposeTestError, Engine, compose_client, docker_client, run
 from tests.ports import free_port
 
 Answer = TypeVar("Answer")
@@ -39,10 +39,20 @@ class Stack:
         files += ["docker-compose.standins.yml"] if has_standins else []
         self._options = [option for file in files for option in ("--file", str(ROOT / file))]
 
+    @property
+    def _command(self) -> list[str]:
+        return [compose_client(), "--project-name", self.name, "--env-file", str(self._settings), *self._options]
+
+    def script(self, *arguments: str, seconds: float = 600) -> str:
+        """Run `deploy/compose.sh` on this project and return what it prints."""
+        folder = str(Path(docker_client()).parent)
+        environment = self.engine.environment | {"COMPOSE": " ".join(self._command)}
+        environment["PATH"] = f"{folder}:{environment['PATH']}"
+        return run([str(ROOT / "deploy" / "compose.sh"), *arguments], environment, seconds=seconds, log=self._log)
+
     def compose(self, *arguments: str, check: bool = True, seconds: float = 600) -> str:
         """Run a compose command on this project."""
-        command = [compose_client(), "--project-name", self.name, "--env-file", str(self._settings), *self._options]
-        return run([*command, *arguments], self.engine.environment, check=check, seconds=seconds, log=self._log)
+        return run([*self._command, *arguments], self.engine.environment, check=check, seconds=seconds, log=self._log)
 
     def wait_until_healthy(self, seconds: float) -> dict[str, str]:
         """Return the health of every service that stays, once all are healthy."""
