@@ -44,6 +44,30 @@ demo: setup ## Run everything offline, with a simulated exchange; Ctrl-C stops i
 up: setup ## Run everything against the live exchange; Ctrl-C stops it
 	$(CRYPTOTRACE) up $(ARGS)
 
+# --- run it in containers (docs/containers.md); COMPOSE="docker compose -f ..." chooses other files
+
+compose-start: ## Build and start the containers, wait until they are healthy, and tell the addresses
+	deploy/compose.sh start
+
+compose-status: ## What runs, and what `cryptotrace doctor` says inside
+	deploy/compose.sh status
+
+compose-logs: ## Follow the logs; SERVICE=feed shows one
+	deploy/compose.sh logs $(SERVICE)
+
+compose-stop: ## Stop the containers; the volumes stay
+	deploy/compose.sh stop
+
+compose-backup: ## Write the warehouse into a file in TO (default: backups/)
+	deploy/compose.sh backup $(TO)
+
+compose-restore: ## Put the backup FROM in the place of the warehouse, and start again
+	deploy/compose.sh restore $(FROM)
+	deploy/compose.sh start
+
+compose-rules: ## Check alerts.toml and put it into force
+	deploy/compose.sh rules
+
 # --- test it
 
 test: setup-dev ## Run the tests (those that start whole systems have targets of their own)
@@ -57,6 +81,9 @@ browser-test: setup-dev ## Run the tests that look at the dashboard in headless 
 
 faults: setup-dev ## Break every part on purpose and count what is lost or doubled
 	$(RUN) pytest tests/faults
+
+compose-test: setup-dev ## Build the image, run the compose file on a Docker engine, break it, restore it (10 minutes)
+	$(RUN) tests.compose.compose_test
 
 bench: setup-dev ## Measure speed; the last line is JSON
 	$(CRYPTOTRACE) bench
