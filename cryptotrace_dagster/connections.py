@@ -104,6 +104,19 @@ def connected(address: StoreAddress, *, read_only: bool, wait_seconds: float) ->
                 connection.rollback()
 
 
+@contextmanager
+def file_beside(connection: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> Iterator[str]:
+    """Attach a DuckDB file to a connection while the block lasts, and lend the name it goes by; for no transaction."""
+    name = f"beside_{next(_names)}"
+    connection.execute(f"ATTACH '{quoted(str(path))}' AS {name}{' (READ_ONLY)' if read_only else ''}")
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(duckdb.Error):  # what the block left open when it raised
+            connection.rollback()
+        connection.execute(f"DETACH {name}")
+
+
 def without_secrets(text: str) -> str:
     """Return a connection string, or an error that quotes one, with the passwords masked."""
     return _SECRETS.sub(lambda found: f"{found[1] or found[3]}***", text)

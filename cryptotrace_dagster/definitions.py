@@ -5,13 +5,13 @@ Avoid putting implementations here. Addresses and secrets are environment variab
 
 import dagster as dg
 
-from cryptotrace_dagster.assets import alerting, checks, detection, history, market
+from cryptotrace_dagster import schedules
+from cryptotrace_dagster.assets import alerting, checks, detection, history, housekeeping, market
 from cryptotrace_dagster.resources.discord import Discord
 from cryptotrace_dagster.resources.exchange import ExchangeResource
 from cryptotrace_dagster.resources.kafka import KafkaResource
 from cryptotrace_dagster.resources.rules import AlertRules
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
-from cryptotrace_dagster.schedules import every_15_minutes, live_job, market_job
 from cryptotrace_dagster.sensors.run_failed import run_failed
 from cryptotrace_dagster.sensors.ticks_arrived import ticks_arrived
 from cryptotrace_dagster.settings import export_defaults
@@ -39,10 +39,11 @@ def build_definitions(**resource_overrides: object) -> dg.Definitions:
             detection.anomaly_scores,
             alerting.alerts,
             alerting.alert_deliveries,
+            housekeeping.published_copy,
         ],
         asset_checks=checks.ALL_CHECKS,
-        jobs=[market_job, live_job],
-        schedules=[every_15_minutes],
+        jobs=[schedules.market_job, schedules.live_job, schedules.housekeeping, schedules.lake_maintenance],
+        schedules=[schedules.every_15_minutes, schedules.every_night, schedules.every_10_minutes],
         sensors=[ticks_arrived, run_failed],
         resources=resources | resource_overrides,
         executor=dg.in_process_executor,

@@ -1,4 +1,4 @@
-"""The two jobs, and the schedule that runs the asset job every quarter of an hour."""
+"""The jobs, and the schedules that run the asset job every quarter of an hour and keep house."""
 
 from collections.abc import Iterator
 from datetime import UTC, timedelta
@@ -6,6 +6,7 @@ from datetime import UTC, timedelta
 import dagster as dg
 
 from cryptotrace_dagster.assets.common import LIVE_JOB, MARKET_JOB, RETRIES, RUN_LIMIT_TAGS
+from cryptotrace_dagster.assets.housekeeping import delete_old_runs, forget_old, merge_lake_files
 from cryptotrace_dagster.assets.live import follow_market
 from cryptotrace_dagster.pipeline.dirty import dirty_days, market_watermark
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
@@ -16,7 +17,7 @@ CATCH_UP_DAYS = 10  # stale days of the past that one evaluation starts runs for
 
 market_job = dg.define_asset_job(
     MARKET_JOB,
-    selection=["raw_ticks", "ohlc_bars", "features", "anomaly_scores", "alerts", "alert_deliveries"],
+    selection=["raw_ticks", "ohlc_bars", "features", "anomaly_scores", "alerts", "alert_deliveries", "published_copy"],
     description="Ingests, and makes every stage of one UTC day anew, with all the checks.",
     tags=RUN_LIMIT_TAGS,
     op_retry_policy=RETRIES,
@@ -30,6 +31,7 @@ market_job = dg.define_asset_job(
     description="Follows the stream from trade to alert, micro-batch by micro-batch, for a bounded time.",
 )
 def live_job() -> None:
+    """Follow the stream."""
     follow_market()
 
 
@@ -43,6 +45,7 @@ def live_job() -> None:
 def every_15_minutes(
     context: dg.ScheduleEvaluationContext, warehouse: WarehouseResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Start a run for each day that is not finished."""
     now = context.scheduled_execution_time.astimezone(UTC).replace(tzinfo=None)
     days = {now.date(), (now - timedelta(hours=STRAGGLER_HOURS)).date()}
     try:
@@ -57,3 +60,44 @@ def every_15_minutes(
     for day in sorted(days, reverse=True):
         # Several requests need keys; with the evaluation's own time in it, a failed run never keeps a later one away.
         yield dg.RunRequest(run_key=f"{now.isoformat()} {day.isoformat()}", partition_key=day.isoformat())
+
+
+@dg.job(
+    tags=RUN_LIMIT_TAGS,
+    executor_def=dg.in_process_executor,
+)
+def housekeeping() -> None:
+    """Deletes rows and runs that are older than the settings keep them."""
+    forget_old()
+    delete_old_runs()
+
+
+@dg.job(
+    tags=RUN_LIMIT_TAGS,
+    executor_def=dg.in_process_executor,
+)
+def lake_maintenance() -> None:
+    """Merges the small files of a lake and removes those that were replaced."""
+    merge_lake_files()
+
+
+every_night = dg.ScheduleDefinition(
+    job=housekeeping,
+    cron_schedule="20 0 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+@dg.schedule(
+    job=lake_maintenance,
+    cron_schedule="5-59/10 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Merges a lake's small files every ten minutes; a DuckDB file needs nothing.",
+)
+def every_10_minutes(warehouse: WarehouseResource) -> dg.RunRequest | dg.SkipReason:
+    """Start the maintenance of a lake."""
+    if not warehouse.is_lake:
+        return dg.SkipReason("The warehouse is a DuckDB file, which reuses its space by itself.")
+    return dg.RunRequest()

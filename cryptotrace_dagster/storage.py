@@ -23,7 +23,7 @@ from cryptotrace_dagster.connections import (
     WarehouseBusyError,
     WarehouseMissingError,
     connected,
-    quoted,
+    file_beside,
 )
 from cryptotrace_dagster.domain.windows import Window, utc_now
 from cryptotrace_dagster.tables import ALL_TABLES, SCHEMA_VERSION, SCHEMA_VERSIONS, Table
@@ -210,15 +210,13 @@ class Warehouse:
         duckdb.connect(str(target)).close()  # folds a write-ahead log into the copy
 
     def _copy_lake(self, target: Path) -> None:
-        with self.reading() as connection:
-            connection.execute(f"ATTACH '{quoted(str(target))}' AS published")
+        with self.reading() as connection, file_beside(connection, target, read_only=False) as copy:
             connection.begin()  # one snapshot of the lake for all tables
             for table in ALL_TABLES:
                 columns = ", ".join(table.column_names)
-                connection.execute(table.ddl.replace(table.name, f"published.{table.name}", 1))
-                connection.execute(f"INSERT INTO published.{table.name} SELECT {columns} FROM {table.name}")
+                connection.execute(table.ddl.replace(table.name, f"{copy}.{table.name}", 1))
+                connection.execute(f"INSERT INTO {copy}.{table.name} SELECT {columns} FROM {table.name}")
             connection.commit()
-            connection.execute("DETACH published")
 
 
 def conform(table: Table, frame: pl.DataFrame) -> pl.DataFrame:

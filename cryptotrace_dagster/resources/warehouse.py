@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from cryptotrace_dagster.connections import StoreAddress
 from cryptotrace_dagster.storage import Warehouse
 
 
@@ -10,6 +11,11 @@ class WarehouseResource(dg.ConfigurableResource[None]):
 
     url: str
     data_path: str = ""
+
+    @property
+    def is_lake(self) -> bool:
+        """Return whether the store is DuckLake rather than a file."""
+        return StoreAddress(self.url).is_lake
 
     def open(self) -> Warehouse:
         """Return the warehouse, with its tables made when it is new."""

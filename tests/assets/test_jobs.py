@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 from confluent_kafka import Producer
 
+from cryptotrace_dagster.assets.housekeeping import delete_runs_before
 from cryptotrace_dagster.assets.live import FollowConfig
 from cryptotrace_dagster.definitions import build_definitions
 from cryptotrace_dagster.domain.windows import Window
@@ -17,7 +18,7 @@ from cryptotrace_dagster.resources.exchange import ExchangeResource
 from cryptotrace_dagster.resources.kafka import KafkaResource
 from cryptotrace_dagster.resources.rules import AlertRules
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
-from cryptotrace_dagster.schedules import every_15_minutes
+from cryptotrace_dagster.schedules import every_10_minutes, every_15_minutes
 from cryptotrace_dagster.sensors.ticks_arrived import ticks_arrived
 from cryptotrace_dagster.storage import Warehouse
 from tests.builders import NOON, ticks
@@ -47,6 +48,7 @@ def definitions(
     """Return the product's own definitions over a warehouse and a broker of this test, and no channel to Discord."""
     for name in ("DISCORD_WEBHOOK_URL", "DISCORD_BOT_TOKEN", "DISCORD_CHANNEL_ID"):
         monkeypatch.setenv(name, "")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
     rules = tmp_path / "alerts.toml"
     rules.write_text('[[rules]]\nname = "above"\nkind = "price"\nabove = 105\nseverity = "warning"\n')
     return build_definitions(
@@ -84,7 +86,7 @@ def test_the_asset_job_makes_every_stage_of_its_day_and_asks_every_check(
     assert result.success
     assert {
         event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key
-    } == set(TABLES)
+    } == {*TABLES, "published_copy"}
     assert _count(warehouse, "raw_ticks") == 90
     assert _count(warehouse, "alerts") == 1
     evaluations = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
@@ -163,3 +165,34 @@ def test_stale_days_of_the_past_get_runs_from_the_schedule(warehouse: Warehouse)
         requests = list(every_15_minutes(context))  # type: ignore[call-overload]
     assert "2025-06-01" in {request.partition_key for request in requests}
     assert len({request.run_key for request in requests}) == len(requests)
+
+
+def test_housekeeping_deletes_old_rows_and_old_runs_with_their_files(
+    definitions: dg.Definitions, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    for number, age in ((1, 40), (2, 0)):
+        store_ticks(warehouse, ticks({"trade_id": number, "trade_time": NOON - timedelta(days=age)}), NOON)
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    with _instance_in(home) as instance:
+        job = definitions.resolve_job_def("housekeeping")
+        first = job.execute_in_process(instance=instance)
+        assert first.success
+        assert _count(warehouse, "raw_ticks") == 1
+        shard = home / "history" / "runs" / f"{first.run_id}.db"
+        assert shard.exists()
+        assert delete_runs_before(instance, datetime.now(UTC) - timedelta(days=1)) == 0
+        assert delete_runs_before(instance, datetime.now(UTC)) == 1
+        assert instance.get_runs() == []
+        assert not shard.exists()
+
+
+def _instance_in(home: Path) -> dg.DagsterInstance:
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    return dg.DagsterInstance.from_config(str(home))
+
+
+def test_the_maintenance_of_a_lake_is_skipped_with_a_reason_on_a_file(warehouse: Warehouse) -> None:
+    answer = every_10_minutes(dg.build_schedule_context(resources={"warehouse": WarehouseResource(url=warehouse.url)}))
+    assert isinstance(answer, dg.SkipReason)
+    assert "reuses its space" in str(answer.skip_message)
