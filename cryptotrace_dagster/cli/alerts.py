@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
 def send_test(
     route: str = typer.Option("default", help="Route of alerts.toml to send on."),
 ) -> None:
-    """Send a test message the way an alert would go."""
+    """Send a test message the way an alert would go.
+
+    Example: cryptotrace alerts test --route default
+    """
     from cryptotrace_dagster.notify.message import test_message
     from cryptotrace_dagster.notify.messenger import ChannelNames, Messenger, secret_from_environment
     from cryptotrace_dagster.pipeline.rule_source import load_rules
@@ -55,7 +58,10 @@ def list_alerts(
     limit: int = typer.Option(20, min=1, help="How many, the newest first."),
     as_json: bool = typer.Option(False, "--json", help="One JSON array."),
 ) -> None:
-    """List the newest alerts with their latest delivery."""
+    """List the newest alerts with their latest delivery.
+
+    Example: cryptotrace alerts list --symbol BTCUSDT --limit 5
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -80,7 +86,10 @@ def list_alerts(
 
 
 def check_rules() -> None:
-    """Check the alert rules, and say which are in force."""
+    """Check the alert rules, and say which are in force.
+
+    Example: cryptotrace alerts check
+    """
     from cryptotrace_dagster.pipeline.rule_source import load_rules
     from cryptotrace_dagster.settings import load_settings
 

@@ -26,6 +26,7 @@ from cryptotrace_dagster.tables import ALERTS
 
 NOW_SPAN = timedelta(seconds=60)  # "now" in a message
 BEFORE_SPAN = timedelta(minutes=10)  # what "usual" in a message is taken from
+LEAST_BEFORE = timedelta(minutes=2)
 SURROUNDINGS_SPAN = NOW_SPAN + BEFORE_SPAN
 MENTIONED_TIMES_A_DAY = 24.0  # what comes every hour says nothing
 
@@ -80,15 +81,14 @@ def surroundings(decision: Decision, bars: pl.DataFrame | None, scores: pl.DataF
     start = at - NOW_SPAN
     now = bars.filter(pl.col("bar_start").is_between(start, at, closed="left"))
     before = bars.filter(pl.col("bar_start").is_between(start - BEFORE_SPAN, start, closed="left"))
-    price_before = signal.price_before
+    price_before = None if decision.phase == "end" else signal.price_before
     if price_before is None and before.height:
         price_before = float(before["close"][-1])
-    usual = float(before["quote_volume"].cast(pl.Float64).sum()) * (NOW_SPAN / BEFORE_SPAN) if before.height else None
     return Surroundings(
         price=price,
         price_before=price_before,
         volume=float(now["quote_volume"].cast(pl.Float64).sum()),
-        usual_volume=usual,
+        usual_volume=_usual_volume(before, start),
         trades=int(now["trade_count"].sum()),
         times_a_day=times_a_day,
     )
@@ -196,6 +196,14 @@ def with_last_rings(
 def _last_close(bars: pl.DataFrame, at: datetime) -> float | None:
     closes = bars.filter(pl.col("bar_start") < at)["close"]
     return float(closes[-1]) if len(closes) else None
+
+
+def _usual_volume(before: pl.DataFrame, until: datetime) -> float | None:
+    """Return what was traded in a span like NOW_SPAN on average; None where too little of the past has been seen."""
+    first = before["bar_start"].min()
+    if not isinstance(first, datetime) or until - first < LEAST_BEFORE:
+        return None
+    return float(before["quote_volume"].cast(pl.Float64).sum()) * (NOW_SPAN / (until - first))
 
 
 def _rarest(scores: pl.DataFrame, symbol: str, at: datetime) -> float | None:

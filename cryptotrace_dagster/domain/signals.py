@@ -38,7 +38,7 @@ SIGNAL_SCHEMA = pl.Schema(
         "price": pl.Decimal(20, 8),
         "is_ringing": pl.Boolean(),  # false: the price came back
         "measure": pl.Float64(),
-        "price_before": pl.Float64(),
+        "price_before": pl.Float64(),  # what a move or a record is measured from
         "detector": pl.String(),
         "times_a_day": pl.Float64(),
         "explanation": pl.String(),
@@ -127,7 +127,7 @@ def price_status(rule: PriceRule, bars: pl.DataFrame) -> pl.DataFrame:
         bars.with_columns(is_ringing=pl.when(is_ringing).then(True).when(is_back).then(False))
         .drop_nulls("is_ringing")
         .filter(pl.col("is_ringing").ne_missing(pl.col("is_ringing").shift(1).over("symbol")))
-        .with_columns(measure=pl.col("high" if rule.above is not None else "low"), price_before="previous_close")
+        .with_columns(measure=pl.col("high" if rule.above is not None else "low"))
     )
 
 
@@ -178,8 +178,7 @@ def volume_multiples(rule: VolumeRule, bars: pl.DataFrame) -> pl.DataFrame:
         .with_columns(
             measure=pl.when(pl.col("is_warm") & (pl.col("usual") > 0))
             .then(pl.col("recent") / pl.col("usual"))
-            .round(MEASURE_DECIMALS),
-            price_before="previous_close",
+            .round(MEASURE_DECIMALS)
         )
         .with_columns(
             is_ringing=(pl.col("measure") >= rule.at_least_times).fill_null(False)
@@ -305,7 +304,7 @@ def _anomaly_signals(rule: AnomalyRule, bars: pl.DataFrame, scores: pl.DataFrame
         ringing = ringing.filter(pl.col("bar_interval") == rule.bar_interval)
     if ringing.is_empty():
         return pl.DataFrame(schema=SIGNAL_SCHEMA)
-    latest = bars.select("symbol", "price", "last_trade_time", "previous_close", at="bar_end").sort("at")
+    latest = bars.select("symbol", "price", "last_trade_time", at="bar_end").sort("at")
     with_price = (
         ringing.select(ANOMALY_SCORES.column_names)
         .with_columns(decided_at=pl.col("bar_start") + bar_length())
@@ -325,7 +324,7 @@ def _anomaly_signals(rule: AnomalyRule, bars: pl.DataFrame, scores: pl.DataFrame
         "price",
         pl.lit(True).alias("is_ringing"),
         pl.col("score").round(MEASURE_DECIMALS).alias("measure"),
-        pl.col("previous_close").alias("price_before"),
+        pl.lit(None).alias("price_before"),
         "detector",
         "times_a_day",
         "explanation",

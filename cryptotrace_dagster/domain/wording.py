@@ -54,15 +54,28 @@ def message_of(rule: Rule, decision: Decision, around: Surroundings) -> str:
     """Return what happened and how unusual it is, in plain words or in the user's own template."""
     if rule.message is not None and decision.phase != "end":
         return rule.message.format_map(placeholders(rule, decision, around))
-    sentences = [] if decision.phase == "end" else [f"{title_of(rule, decision)}."]
-    if around.price is not None and around.price_before is not None:
-        sentences.append(f"Price {number(around.price)}, before {number(around.price_before)}.")
+    sentences = _price_words(rule, decision, around)
     if around.volume is not None and around.usual_volume:
         multiple = around.volume / around.usual_volume
-        sentences.append(f"In the last minute {number(multiple)} times the usual volume was traded.")
+        sentences.append(f"In the last minute {number(round(multiple, 1))} times the usual volume was traded.")
     if around.times_a_day is not None and decision.phase != "end":
         sentences.append(f"{_such(rule)} comes {how_often(around.times_a_day)}{_where(decision.signal.symbol)}.")
     return " ".join(sentences) or f"{title_of(rule, decision)}."
+
+
+def _price_words(rule: Rule, decision: Decision, around: Surroundings) -> list[str]:
+    if around.price is None:
+        return []
+    now, before = number(around.price), number(around.price_before)
+    if around.price_before is None:
+        words = f"The price is {now}."
+    elif decision.phase == "end" or decision.signal.price_before is None:
+        words = f"The price is {now}; a minute before it was {before}."
+    elif isinstance(rule, RecordRule):
+        words = f"The price is {now}; the record was {before}."
+    else:
+        words = f"From {before} to {now}."
+    return [words]
 
 
 def name_of(symbol: str) -> str:
