@@ -37,6 +37,8 @@ def backtest(
     """Replay history through the code of live operation and tell what would have rung.
 
     With labels also precision, recall and F1 per event (hit: within two minutes), with 95 % intervals.
+
+    Example: cryptotrace backtest --from 2026-01-01 --to 2026-01-08
     """
     import polars as pl
 

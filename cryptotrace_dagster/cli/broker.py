@@ -14,7 +14,10 @@ def register(app: typer.Typer) -> None:
     def broker(
         port: int = typer.Option(9092, min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     ) -> None:
-        """Run a small Kafka broker in memory, until stopped. `cryptotrace up` starts it by itself."""
+        """Run a small Kafka broker in memory, until stopped. `cryptotrace up` starts it by itself.
+
+        Example: cryptotrace broker --port 9092
+        """
         asyncio.run(_serve(port))
 
 

@@ -25,6 +25,9 @@ def exchange(
     symbols: Annotated[str, typer.Option(help="What trades, by commas.")] = "BTCUSDT,ETHUSDT,SOLUSDT,BNBUSDT,XRPUSDT",
     trades_per_second: Annotated[float, typer.Option(min=0.01, max=5_000, help="Average over all symbols.")] = 100.0,
     script: Annotated[str, typer.Option(help="Events and faults: a TOML or JSON file, `demo`, or `storm`.")] = "",
+    script_waits: Annotated[
+        bool, typer.Option("--script-waits", help="Begin it when all symbols are subscribed.")
+    ] = False,
     history: Annotated[str, typer.Option(help="Trades made before the start, for REST and dumps: 30m, 6h.")] = "0s",
     kept_trades: Annotated[int, typer.Option(min=1_000, help="Per symbol, for REST; 50 bytes each.")] = 1_000_000,
     replay: Annotated[list[Path] | None, typer.Option(help="Play recorded messages or aggTrade dumps.")] = None,
@@ -33,7 +36,10 @@ def exchange(
         str, typer.Option(help="Address to listen on; another than loopback only inside containers.")
     ] = "127.0.0.1",
 ) -> None:
-    """Simulate the exchange on loopback: streams, REST, dumps, events and faults, from a seed or a recording."""
+    """Simulate the exchange on loopback: streams, REST, dumps, events and faults, from a seed or a recording.
+
+    Example: cryptotrace exchange --symbols BTCUSDT,ETHUSDT --trades-per-second 50
+    """
     from cryptotrace_dagster.exchange.simulated import ExchangeConfig, SimulatedExchange
 
     config = ExchangeConfig(
@@ -42,6 +48,7 @@ def exchange(
         trades_per_second=trades_per_second,
         seed=seed,
         script=script,
+        script_waits_for_reader=script_waits,
         stream_port=port,
         rest_port=rest_port,
         history_seconds=_seconds(history),
@@ -69,7 +76,10 @@ def receiver(
         str, typer.Option(help="Address to listen on; another than loopback only inside containers.")
     ] = "127.0.0.1",
 ) -> None:
-    """Stand in for Discord on loopback: webhooks and the bot's messages, kept as lines of JSON."""
+    """Stand in for Discord on loopback: webhooks and the bot's messages, kept as lines of JSON.
+
+    Example: cryptotrace receiver --port 9445
+    """
     from cryptotrace_dagster.receiver.limits import RateLimits
     from cryptotrace_dagster.receiver.server import DiscordReceiver, ReceiverConfig
 
@@ -95,7 +105,10 @@ def labelled(
     symbol_class: Annotated[str | None, typer.Option(help="Only thin, middling or large symbols.")] = None,
     natural_events: Annotated[bool, typer.Option(help="News, swept books, rallies, market moves, halts.")] = True,
 ) -> None:
-    """Make labelled days of trading for detection research: thin to large symbols, pumps, and what only looks like one."""
+    """Make labelled days of trading for detection research: thin to large symbols, pumps, and what only looks like one.
+
+    Example: cryptotrace labelled labelled-days --days 3 --seed 7
+    """
     from rich.progress import track
 
     from cryptotrace_dagster.exchange.labelled import LabelledPlan, write_labelled

@@ -18,6 +18,8 @@ def register(app: typer.Typer) -> None:
 
         Settings come from the environment (SYMBOLS, KAFKA_BOOTSTRAP_SERVERS, BINANCE_STREAM_URL, FEED_PORT, ...).
         When every connection stands, one line of JSON says so.
+
+        Example: cryptotrace feed
         """
         asyncio.run(_run(load_settings()))
 

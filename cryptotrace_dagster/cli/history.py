@@ -33,6 +33,8 @@ def import_files(
     """Bring public dump files or recordings into the warehouse, bars included.
 
     A file is checked against the .CHECKSUM beside it. Importing twice changes nothing.
+
+    Example: cryptotrace import BTCUSDT-aggTrades-2026-01-05.zip
     """
     from cryptotrace_dagster.pipeline.history import import_file
 
@@ -54,6 +56,8 @@ def backfill(
     """Fetch the missing trades of past days: from the exchange's dumps, or from REST where there is none yet.
 
     It can be broken off and started again; days that are complete are skipped.
+
+    Example: cryptotrace backfill BTCUSDT --from 2026-01-01 --to 2026-01-08
     """
     from cryptotrace_dagster.binance.rest import BinanceRest
     from cryptotrace_dagster.domain.windows import utc_now

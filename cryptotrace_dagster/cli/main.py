@@ -23,7 +23,6 @@ def build_app() -> typer.Typer:
         name="cryptotrace",
         help="Crypto market monitoring you can trust: from the exchange's trades to an alert on Discord.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
     )
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import PATIENCE_MS, Open, picture
 from tests.system.running import RunningSystem
@@ -16,13 +16,18 @@ def chart_of(page: Page) -> None:
     expect(page.locator("canvas").first).to_be_visible(timeout=PATIENCE_MS)
 
 
+def card_of(page: Page, symbol: str) -> Locator:
+    """Return the button on a symbol's card in the watch list."""
+    return page.locator(f".st-key-choose-{symbol} button").first
+
+
 def test_the_first_look_shows_a_live_market(demo: RunningSystem, open_page: Open) -> None:
     page = open_page(demo.url(8501, "/"))
     chart_of(page)
     expect(page.get_by_text("Live, last trade")).to_be_visible(timeout=PATIENCE_MS)
     expect(page.get_by_text("Complete, no trade missing")).to_be_visible(timeout=PATIENCE_MS)
     for symbol in ("BTCUSDT", "ETHUSDT", "SOLUSDT", "BNBUSDT", "XRPUSDT"):
-        expect(page.get_by_role("button", name=symbol)).to_be_visible(timeout=PATIENCE_MS)
+        expect(card_of(page, symbol)).to_be_visible(timeout=PATIENCE_MS)
     picture(page, "dashboard-market")
 
 
@@ -31,14 +36,14 @@ def test_choosing_a_symbol_changes_the_address_and_the_address_opens_the_same_vi
 ) -> None:
     page = open_page(demo.url(8501, "/"))
     chart_of(page)
-    page.get_by_role("button", name="SOLUSDT").click()
+    card_of(page, "SOLUSDT").click()
     page.wait_for_url(re.compile("symbol=SOLUSDT"))
     page.get_by_role("radio", name="5m").click()
     page.wait_for_url(re.compile("interval=5m"))
     shared = open_page(page.url, scheme="dark")
     chart_of(shared)
     expect(shared.get_by_role("radio", name="5m")).to_be_checked()
-    expect(shared.get_by_text("SOLUSDT").nth(1)).to_be_visible()
+    expect(card_of(shared, "SOLUSDT").locator("strong")).to_be_visible()  # the chosen card stands out
     picture(shared, "dashboard-market-dark")
 
 
