@@ -29,6 +29,8 @@ def register(app: typer.Typer) -> None:
         """Write the whole warehouse into one file, while everything goes on.
 
         Not in it: alerts.toml and .env, which are yours, and Dagster's history of runs.
+
+        Example: cryptotrace backup warehouse-2026-01-05.duckdb
         """
         from cryptotrace_dagster.domain.windows import utc_now
         from cryptotrace_dagster.pipeline.backup import back_up
@@ -46,6 +48,8 @@ def register(app: typer.Typer) -> None:
         """Put a backup in the place of the warehouse; stop the system first.
 
         It may come from the other kind of store, and from an older release: this one migrates it forward.
+
+        Example: cryptotrace restore warehouse-2026-01-05.duckdb
         """
         from cryptotrace_dagster.pipeline.backup import restore as restore_backup
 
@@ -55,7 +59,10 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def maintain(as_json: _AsJson = False, data_dir: DataDir = None) -> None:
-        """Do now what the daily housekeeping does: delete old rows, and merge a lake's small files."""
+        """Do now what the daily housekeeping does: delete old rows, and merge a lake's small files.
+
+        Example: cryptotrace maintain --json
+        """
         from cryptotrace_dagster.domain.windows import utc_now
         from cryptotrace_dagster.pipeline.housekeeping import Retention, forget_old_rows, maintain_lake
 
