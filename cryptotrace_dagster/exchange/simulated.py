@@ -55,6 +55,7 @@ class ExchangeConfig:
     trades_per_second: float = 100.0
     seed: int = 1
     script: str = ""  # a file, or one of script.py's names
+    script_waits_for_reader: bool = False  # its seconds count from when all symbols are subscribed, not from the start
     host: str = "127.0.0.1"
     stream_port: int = 0
     rest_port: int = 0
@@ -108,6 +109,7 @@ class SimulatedExchange:
         self._first_heard: dict[str, int] = {}
         self._started_at: float | None = None
         self._first_reader_at: float | None = None
+        self._script_began_at: float | None = None
         self._is_trading = True
         self._is_closing = False
         self.work: asyncio.Task[None] | None = None
@@ -248,12 +250,20 @@ class SimulatedExchange:
                 self._started_at = monotonic()
             is_running = self._started_at is not None
             if is_running:
-                for step in self._schedule.due(self.elapsed):
+                for step in self._schedule.due(self._script_seconds()):
                     self.start_event(step) if isinstance(step, MarketEvent) else self.start_fault(step)
                 self._apply_clock_skew()
             is_due = is_running and self._is_trading and not self._is_held_up()
             self._streams.deliver(self._happen(self._source.due(self.elapsed)) if is_due else [])
             await asyncio.sleep(UNPACED_SLICE_SECONDS if self._is_unpaced else SLICE_SECONDS)
+
+    def _script_seconds(self) -> float:
+        """Return the script's clock; below zero before it began."""
+        if not self.config.script_waits_for_reader:
+            return self.elapsed
+        if self._script_began_at is None and self._has_readers():
+            self._script_began_at = monotonic()
+        return -1.0 if self._script_began_at is None else monotonic() - self._script_began_at
 
     @property
     def _is_unpaced(self) -> bool:

@@ -34,6 +34,7 @@ _ADDRESSES = (
     "rest_url",
     "dump_url",
 )
+_WATCHERS = ("dagster ui", "dagster daemon")
 DEMO_HISTORY = timedelta(hours=1)
 
 _CRYPTOTRACE = (sys.executable, "-m", "cryptotrace_dagster.cli.main")
@@ -123,6 +124,7 @@ def plan_system(settings: Settings, options: Options, code_server_port: int) -> 
     exchange = [_exchange(settings, options)] if options.is_demo else []
     history = [_history(settings)] if options.has_history else []
     receiver = [_receiver(settings, options)] if has_receiver else []
+    watchers = _WATCHERS if options.is_demo else ()  # a demo's events begin with its feed: all are there to see them
     return Plan(
         settings=settings,
         options=options,
@@ -131,7 +133,7 @@ def plan_system(settings: Settings, options: Options, code_server_port: int) -> 
             *exchange,
             *receiver,
             *history,
-            _feed(settings, after=tuple(service.name for service in (*broker, *exchange, *history))),
+            _feed(settings, after=(*(service.name for service in (*broker, *exchange, *history)), *watchers)),
             *_dagster(settings, code_server_port),
             *_faces(settings),
         ),
@@ -236,7 +238,7 @@ def _exchange(settings: Settings, options: Options) -> Service:
     for path in options.replay:
         arguments += ["--replay", str(path.resolve())]
     if not options.replay:
-        arguments += ["--script", options.script]
+        arguments += ["--script", options.script, "--script-waits"]
     if options.has_history:
         arguments += ["--history", f"{int(DEMO_HISTORY.total_seconds())}s"]
     if options.speed is not None:
@@ -247,7 +249,6 @@ def _exchange(settings: Settings, options: Options) -> Service:
     rest_port = str(urlsplit(settings.binance_rest_url).port)
     return Service(
         name="exchange",
-        after=("dagster daemon", "dagster ui"),  # its script runs from its start: nothing to see before all can see it
         command=(*_CRYPTOTRACE, "exchange", "--port", stream_port, "--rest-port", rest_port, *arguments),
         is_ready=lambda: url_answers(f"{settings.binance_rest_url}/api/v3/time"),
         stop_wave=2,

@@ -15,6 +15,7 @@ import psutil
 from cryptotrace_dagster.settings import Settings
 from tests.ports import free_port_offset
 
+ROOT = Path(__file__).resolve().parents[2]
 UP = [sys.executable, "-m", "cryptotrace_dagster.cli.main", "up"]
 PORTS = [3000, 8000, 8501, 9101, 9092, 9443, 9444, 9445]
 _START_SECONDS = 240
@@ -76,13 +77,19 @@ class RunningSystem:
 
 
 @contextmanager
-def running_demo(folder: Path, *arguments: str) -> Iterator[RunningSystem]:
-    """Start a demo, lend it once it is up, and see to it that nothing of it is left."""
+def running_demo(folder: Path, *, starter: list[str] | None = None) -> Iterator[RunningSystem]:
+    """Start a demo, by the command itself or by `make`, lend it once it is up, and leave nothing of it."""
     offset = free_port_offset(PORTS)
-    command = [*UP, "--demo", "--no-browser", "--data-dir", str(folder / "data"), "--port-offset", str(offset)]
+    arguments = ["--no-browser", "--data-dir", str(folder / "data"), "--port-offset", str(offset)]
+    command = [*starter, f"ARGS={' '.join(arguments)}"] if starter else [*UP, "--demo", *arguments]
     with (folder / "messages").open("wb") as messages:
         process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, env=clean_environment()
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=messages,
+            stderr=messages,
+            env=clean_environment(),
         )
     system = RunningSystem(process, folder, offset)
     try:

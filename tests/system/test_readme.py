@@ -1,0 +1,78 @@
+"""Every command in README.md does what the README says, in a system that `make demo` started."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.ports import free_port_offset
+from tests.system.running import PORTS, RunningSystem, clean_environment, running_demo
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+ASKING = [command for command in COMMANDS if not command.startswith("make ")]
+
+
+def run(command: str, system: RunningSystem) -> str:
+    """Run a line of the README beside the system, as its reader would, and return what it prints."""
+    here = re.sub(r"127\.0\.0\.1:(\d+)", lambda found: f"127.0.0.1:{int(found[1]) + system.offset}", command)
+    environment = clean_environment(
+        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        DATA_DIR=str(system.folder / "data"),
+        DISCORD_WEBHOOK_URL=system.url(9445, "/api/webhooks/1/local"),
+    )
+    done = subprocess.run(here, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{here}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_the_readme_has_the_commands_that_this_file_knows() -> None:
+    """Guards a command that was added without a test; `make test` is what CI calls, and this test runs in it."""
+    assert [command for command in COMMANDS if command.startswith("make ")] == ["make demo", "make test", "make up"]
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert len(ASKING) >= 6
+
+
+def test_make_demo_and_every_question_to_it(tmp_path: Path) -> None:
+    with running_demo(tmp_path, starter=["make", "demo"]) as system:
+        system.until(
+            lambda: "SOLUSDT" in run("cryptotrace alerts list", system), 120, "the pump is told within two minutes"
+        )
+        for command in ASKING:
+            assert run(command, system).strip(), command
+        received = httpx.get(system.url(9445, "/_control/messages")).json()
+        assert any("SOLUSDT" in str(message["embeds"]) for message in received)
+
+
+def test_make_up_watches_the_exchange_that_the_settings_name(tmp_path: Path) -> None:
+    """The exchange is a simulated one, for no network is promised here; `up` treats it like the live one."""
+    with running_demo(tmp_path) as demo:
+        exchange = {
+            "BINANCE_STREAM_URL": demo.url(9443).replace("http", "ws"),
+            "BINANCE_REST_URL": demo.url(9444),
+        }
+        offset = free_port_offset(PORTS)
+        arguments = f"--duration 30 --no-browser --data-dir {tmp_path / 'live'} --port-offset {offset}"
+        done = subprocess.run(
+            ["make", "up", f"ARGS={arguments}"],
+            cwd=ROOT,
+            env=clean_environment(**exchange),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"trades_sent": null' in done.stdout.splitlines()[-1]
+    assert '"ticks_missing": 0' in done.stdout.splitlines()[-1]
