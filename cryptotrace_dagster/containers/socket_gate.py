@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cryptotrace_dagster.containers.run_launcher import filled_in
+from cryptotrace_dagster.containers.run_launcher import launcher_config
 from cryptotrace_dagster.log import set_up_logging
 
 _LOG = structlog.get_logger(__name__)
@@ -61,11 +61,10 @@ class RunContainer:
 
 def run_container(launcher: dict[str, Any], image: str) -> RunContainer:
     """Return what a launcher with this configuration (of `dagster.yaml`) asks for, as the Docker client puts it."""
-    arguments = filled_in(launcher["container_kwargs"])
-    network = os.environ[launcher["network"]["env"]]
-    created = _create_container_args(
-        {**arguments, "image": image, "command": "", "detach": True, "version": _API_VERSION, "network": network}
-    )
+    config = launcher_config(launcher)
+    arguments = config["container_kwargs"]
+    common = {"image": image, "command": "", "detach": True, "version": _API_VERSION, "network": config["network"]}
+    created = _create_container_args({**arguments, **common})
     return RunContainer(_significant(dict(ContainerConfig(_API_VERSION, **created))), arguments["labels"])
 
 
@@ -124,7 +123,7 @@ def main() -> None:
     """Serve the gate on all of this container's addresses; it stands in a network of its own."""
     set_up_logging()
     configuration = yaml.safe_load((Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml").read_text(encoding="utf-8"))
-    launcher = cast(dict[str, Any], configuration["run_launcher"]["config"])
+    launcher = cast(dict[str, Any], configuration["run_launcher"]["config"]["others"]["config"])
     allowed = run_container(launcher, os.environ["DAGSTER_CURRENT_IMAGE"])
     transport = httpx.AsyncHTTPTransport(uds=os.environ.get("DOCKER_SOCKET", "/var/run/docker.sock"))
     engine = httpx.AsyncClient(transport=transport, base_url="http://docker", timeout=_ENGINE_SECONDS)

@@ -113,7 +113,9 @@ def test_every_setting_reaches_the_containers(services: dict[str, Any]) -> None:
 
 
 def test_a_run_container_gets_every_setting_that_the_daemon_has(services: dict[str, Any]) -> None:
-    launcher = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text())["run_launcher"]["config"]
+    launcher = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text())["run_launcher"]["config"]["others"][
+        "config"
+    ]
     of_the_feed_only = {"START_FILL_MINUTES", "BIND_HOST", "DOCKER_HOST"}
     wanted = {
         name

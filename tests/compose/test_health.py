@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cryptotrace_dagster.containers.health import is_healthy
 from tests.ports import free_port
+from tests.postgres_server import PostgresServer
 
 
 class Answering(http.server.BaseHTTPRequestHandler):
@@ -55,3 +56,25 @@ def test_a_code_server_is_healthy_when_it_says_that_it_serves(status: int, expec
 
 def test_a_code_server_that_is_not_there_is_not_healthy() -> None:
     assert not is_healthy(f"grpc://127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize(
+    ("ages_seconds", "expected"), [([5, 40], True), ([5, 4000], False), ([], False)], ids=["fresh", "one stuck", "none"]
+)
+def test_the_daemon_is_healthy_while_each_of_its_loops_is_heard_of(
+    postgres: PostgresServer, ages_seconds: list[int], expected: bool
+) -> None:
+    postgres.create_database("storage")
+    try:
+        postgres.sql("CREATE TABLE daemon_heartbeats (daemon_type text, timestamp timestamp)", "storage")
+        for age in ages_seconds:
+            heard = f"now() AT TIME ZONE 'utc' - interval '{age} seconds'"
+            postgres.sql(f"INSERT INTO daemon_heartbeats SELECT 'LOOP{age}', {heard}", "storage")
+        address = f"postgresql://postgres@127.0.0.1:{postgres.port}/storage"
+        assert is_healthy(address) is expected
+    finally:
+        postgres.sql("DROP DATABASE storage")
+
+
+def test_a_daemon_whose_storage_is_not_there_is_not_healthy() -> None:
+    assert not is_healthy(f"postgresql://nobody@127.0.0.1:{free_port()}/storage")

@@ -14,6 +14,7 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionResult
 from dagster._serdes import serialize_value
+from dagster_docker import DockerRunLauncher
 
 from cryptotrace_dagster.assets.common import LIVE_JOB, MARKET_JOB
 from cryptotrace_dagster.containers.run_launcher import FastPathRunLauncher
@@ -37,6 +38,12 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
 def launcher_of(instance: dg.DagsterInstance) -> FastPathRunLauncher:
     assert isinstance(instance.run_launcher, FastPathRunLauncher)
     return instance.run_launcher
+
+
+def docker_launcher_of(instance: dg.DagsterInstance) -> DockerRunLauncher:
+    others = launcher_of(instance).others
+    assert isinstance(others, DockerRunLauncher)
+    return others
 
 
 def run_of(instance: dg.DagsterInstance, job: str, **tags: str) -> dg.DagsterRun:
@@ -67,7 +74,7 @@ def test_the_live_run_stays_in_the_code_server_and_others_get_a_container(
 
 
 def test_the_configuration_is_filled_in_from_the_environment(instance: dg.DagsterInstance) -> None:
-    launcher = launcher_of(instance)
+    launcher = docker_launcher_of(instance)
     assert launcher.networks == ["trace_pipeline"]
     assert "trace_data:/data" in launcher.container_kwargs["volumes"]
     assert launcher.container_kwargs["labels"]["cryptotrace.project"] == "trace"
@@ -75,7 +82,7 @@ def test_the_configuration_is_filled_in_from_the_environment(instance: dg.Dagste
 
 def test_variables_that_are_not_set_are_left_out(instance: dg.DagsterInstance) -> None:
     """`DockerRunLauncher` alone refuses to start a run when a variable is missing."""
-    names = launcher_of(instance).env_vars
+    names = docker_launcher_of(instance).env_vars
     assert "SYMBOLS" in names
     assert "AWS_REGION" not in names
 

@@ -11,7 +11,7 @@ import yaml
 from docker.models.containers import _create_container_args
 from docker.types import ContainerConfig
 
-from cryptotrace_dagster.containers.run_launcher import filled_in
+from cryptotrace_dagster.containers.run_launcher import launcher_config
 from cryptotrace_dagster.containers.socket_gate import RunContainer, gate_app, run_container
 from tests.compose.stack import ROOT
 
@@ -25,7 +25,9 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return the run launcher's configuration of the image."""
     monkeypatch.setenv("RUN_PROJECT", "trace")
     monkeypatch.setenv("RUN_NETWORK", "trace_pipeline")
-    config: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text())["run_launcher"]["config"]
+    config: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text())["run_launcher"]["config"][
+        "others"
+    ]["config"]
     return config
 
 
@@ -37,7 +39,7 @@ def allowed(launcher: dict[str, Any]) -> RunContainer:
 @pytest.fixture
 def request_of_the_launcher(launcher: dict[str, Any]) -> dict[str, Any]:
     """Return what `DockerRunLauncher` makes the Docker client send (see its `_launch_container_with_command`)."""
-    kwargs = filled_in(launcher["container_kwargs"])
+    kwargs = launcher_config(launcher)["container_kwargs"]
     labels = {**kwargs.pop("labels"), "dagster/run_id": "x", "dagster/job_name": "market_job"}
     arguments = {"image": IMAGE, "command": ["dagster", "api", "execute_run", "{}"], "detach": True, "labels": labels}
     arguments |= {"environment": {"SYMBOLS": "BTCUSDT"}, "network": "trace_pipeline", "version": "1.41", **kwargs}
