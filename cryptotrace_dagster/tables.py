@@ -262,6 +262,26 @@ DETECTOR_STATES = Table(
     time_column="state_time",
 )
 
+DETECTOR_MODELS = Table(
+    name="detector_models",
+    description="The learned detectors' models. A model is its sample of past minutes: fitting it again gives the same "
+    "trees, so nothing is pickled. At most 150 KB a day, kept a year so that old scores can be made again.",
+    columns=(
+        Column("detector", T.TEXT, "Name of the detector."),
+        Column("detector_version", T.INTEGER, "Version of its definition."),
+        Column(
+            "valid_from", T.INSTANT, "Scores bars from this midnight on, until the next model; knows only earlier ones."
+        ),
+        Column("trained_from", T.INSTANT, "Start of the first minute it could know."),
+        Column("minutes", T.INTEGER, "Number of minutes it was drawn from."),
+        Column("parameters", T.TEXT, "Parameters as a JSON object."),
+        Column("validation", T.TEXT, "Out-of-time validation as a JSON object: docs/detection.md."),
+        Column("sample", T.BLOB, "The sample: float64 rows of the feature vector."),
+    ),
+    key=("detector", "detector_version", "valid_from"),
+    time_column="valid_from",
+)
+
 ANOMALY_SCORES = Table(
     name="anomaly_scores",
     description="How unusual each closed bar is to each detector. `score` has one meaning over all detectors: "
@@ -393,6 +413,7 @@ ALL_TABLES: tuple[Table, ...] = (
     OHLC_BARS,
     FEATURES,
     DETECTOR_STATES,
+    DETECTOR_MODELS,
     ANOMALY_SCORES,
     ALERTS,
     ALERT_DELIVERIES,

@@ -125,6 +125,11 @@ def _replay(
     detection = Detection(warehouse, find_detectors(*(rule.detector for rule in book.rules if rule.kind == "anomaly")))
     refresh_bars(warehouse, window)
     detection.refresh_features(window)
+    # Learned detectors are fitted at each midnight on what was known by then, as the daily job does.
+    midnight = ceil(window.start, DAY)
+    while detection.learns and midnight < window.end:
+        detection.refresh_models(midnight)
+        midnight += DAY
     detection.refresh_scores(window, window.end)
     refresh_alerts(warehouse, book, window, window.end, window.end)
     alerts = warehouse.read(

@@ -12,12 +12,13 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from cryptotrace_dagster.domain import features as formulas
-from cryptotrace_dagster.domain.detectors import find_detectors
+from cryptotrace_dagster.domain.detectors import combined, find_detectors
 from cryptotrace_dagster.domain.detectors.base import MARKET, SCORE_SCHEMA, Detector, State, decode_state, encode_state
 from cryptotrace_dagster.domain.windows import EPOCH, Window, ceil, floor
+from cryptotrace_dagster.pipeline.models import LEARNED, MODEL_MEMORY, fitted_rows, with_models
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.storage import Transaction, Warehouse
-from cryptotrace_dagster.tables import ANOMALY_SCORES, DETECTOR_STATES, FEATURES, OHLC_BARS
+from cryptotrace_dagster.tables import ANOMALY_SCORES, DETECTOR_MODELS, DETECTOR_STATES, FEATURES, OHLC_BARS
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -39,6 +40,17 @@ class _Line:
     detectors: tuple[Detector, ...]
     checkpoints: list[tuple[datetime, States]] = field(default_factory=list)
 
+    @property
+    def is_combined(self) -> bool:
+        """Return whether there are several detectors here that can be heard together."""
+        return sum(detector.name in combined.HEARD for detector in self.detectors) >= combined.FEWEST_VOICES
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Return the version of each detector, the combined one included, by name."""
+        alone = {detector.name: detector.version for detector in self.detectors}
+        return alone | ({combined.NAME: combined.VERSION} if self.is_combined else {})
+
 
 class Detection:
     """Features and scores of one warehouse. One instance may serve many windows; a fresh one finds the same rows."""
@@ -50,6 +62,7 @@ class Detection:
             _Line(interval, tuple(detector for detector in detectors if detector.bar_interval == interval))
             for interval in STEPS
         ]
+        self._models: list[datetime] = []
         self._baselines: tuple[tuple[datetime, ...], pl.DataFrame] | None = None
 
     def refresh_features(self, window: Window) -> StageReport:
@@ -80,6 +93,44 @@ class Detection:
             self._baselines = hours, formulas.seasonal_baselines(hourly, list(hours))
         return self._baselines[1]
 
+    @property
+    def learns(self) -> bool:
+        """Return whether a detector among these needs models."""
+        return any(detector.name == LEARNED for line in self._lines for detector in line.detectors)
+
+    def refresh_models(self, valid_from: datetime) -> StageReport:
+        """Fit the learned detectors on the days before a midnight, and store the models that score what follows it.
+
+        Where a model for that midnight is stored already it is made anew; where the past is too short, none is. What
+        was scored after that midnight before the model was there is to be scored again (`refresh_scores` from it on).
+        """
+        start = valid_from - MODEL_MEMORY
+        with self._warehouse.transaction() as transaction:
+            known = transaction.query(
+                f"SELECT * FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
+                "ORDER BY bar_start, symbol",
+                [formulas.SLOW_INTERVAL, start, valid_from],
+            )
+            rows = fitted_rows(known, valid_from)
+            transaction.merge(DETECTOR_MODELS, rows)
+        details: dict[str, int | float | str] = {"minutes": known.height, "trained_from": str(start)}
+        return StageReport(DETECTOR_MODELS.name, Window(start, valid_from), rows.height, details)
+
+    def _load_models(self, transaction: Transaction) -> None:
+        """Give the learned detectors the stored models; only looks at what is new."""
+        for line in self._lines:
+            learned = [each for each in line.detectors if each.name == LEARNED]
+            if learned:
+                stored = transaction.query(
+                    f"SELECT valid_from FROM {DETECTOR_MODELS.name} WHERE detector = ? AND detector_version = ? "
+                    "ORDER BY valid_from",
+                    [LEARNED, learned[0].version],
+                )["valid_from"].to_list()
+                if stored != self._models:
+                    line.detectors = with_models(line.detectors, transaction)
+                    line.checkpoints = []  # they may hold what another model has said
+                    self._models = stored
+
     def refresh_scores(self, window: Window, watermark: datetime) -> StageReport:
         """Score all closed bars from the start of the window on, in one transaction, and return how many are kept.
 
@@ -88,6 +139,7 @@ class Detection:
         """
         counts: dict[str, int | float | str] = {}
         with self._warehouse.transaction() as transaction:
+            self._load_models(transaction)
             for line in self._lines:
                 if line.detectors:
                     counts[f"rows_{line.bar_interval}"] = _refresh_line(transaction, line, window, watermark)
@@ -146,16 +198,16 @@ def _refresh_line(transaction: Transaction, line: _Line, window: Window, waterma
         ):
             break  # what follows was computed from the very same state
     rows = pl.concat(kept).filter(pl.col("bar_start") >= start)
-    names = [detector.name for detector in line.detectors]
+    names = list(line.versions)
     return transaction.replace_window(
         ANOMALY_SCORES, Window(start, reached), rows, bar_interval=line.bar_interval, detector=names
     )
 
 
 def _cuts(start: datetime, end: datetime) -> Iterator[datetime]:
-    """Return the instants at which states are wanted: midnights, the last full hour, the last minutes, the end."""
+    """Return the instants at which states are wanted: midnights, the last full hour, the last full minute, the end."""
     midnights = list(_steps(ceil(start, DAY), end, DAY))
-    recent = [floor(end, HOUR), floor(end, CHECKPOINT_STEP) - CHECKPOINT_STEP, floor(end, CHECKPOINT_STEP), end]
+    recent = [floor(end, HOUR), floor(end, CHECKPOINT_STEP), end]
     return iter(sorted({cut for cut in [*midnights, *recent] if start < cut <= end}))
 
 
@@ -181,15 +233,24 @@ def _advance(line: _Line, states: States, features: pl.DataFrame) -> tuple[State
             known[symbol], found = detector.advance(known.get(symbol) or detector.begin(), bars)
             scores.append(found)
         after[detector.name] = known
-        rows.append(_score_rows(detector, pl.concat(scores)))
-    return after, pl.concat(rows)
+        rows.append(_score_rows(line.bar_interval, detector.name, detector.version, pl.concat(scores)))
+    found = pl.concat(rows)
+    if not line.is_combined:
+        return after, found
+    known, scores = dict(states.get(combined.NAME, {})), [pl.DataFrame(schema=SCORE_SCHEMA)]
+    for (symbol,), part in found.partition_by("symbol", as_dict=True, maintain_order=True).items():
+        known[symbol], said = combined.advance_combined(known.get(symbol) or combined.begin_combined(), part)
+        scores.append(said)
+    after[combined.NAME] = known
+    together = _score_rows(line.bar_interval, combined.NAME, combined.VERSION, pl.concat(scores))
+    return after, pl.concat([found, together])
 
 
-def _score_rows(detector: Detector, scores: pl.DataFrame) -> pl.DataFrame:
+def _score_rows(bar_interval: str, detector: str, version: int, scores: pl.DataFrame) -> pl.DataFrame:
     return scores.with_columns(
-        pl.lit(detector.bar_interval).alias("bar_interval"),
-        pl.lit(detector.name).alias("detector"),
-        pl.lit(detector.version, dtype=pl.Int64).alias("detector_version"),
+        pl.lit(bar_interval).alias("bar_interval"),
+        pl.lit(detector).alias("detector"),
+        pl.lit(version, dtype=pl.Int64).alias("detector_version"),
         (-pl.col("times_a_day").log10()).alias("score"),
     ).select(ANOMALY_SCORES.column_names)
 
@@ -199,7 +260,7 @@ def _state_before(transaction: Transaction, line: _Line, start: datetime) -> tup
     line.checkpoints = [checkpoint for checkpoint in line.checkpoints if checkpoint[0] <= start]
     if line.checkpoints:
         return line.checkpoints[-1]
-    versions = {detector.name: detector.version for detector in line.detectors}
+    versions = line.versions
     known = " OR ".join("(detector = ? AND detector_version = ?)" for _ in versions)
     rows = transaction.query(
         f"SELECT detector, symbol, state_time, state FROM {DETECTOR_STATES.name} WHERE ({known}) AND state_time = ("
@@ -228,17 +289,17 @@ def _store_states(transaction: Transaction, line: _Line, at: datetime, states: S
         [
             {
                 "symbol": symbol,
-                "detector": detector.name,
-                "detector_version": detector.version,
+                "detector": detector,
+                "detector_version": version,
                 "state_time": at,
                 "state": encode_state(state),
             }
-            for detector in line.detectors
-            for symbol, state in states.get(detector.name, {}).items()
+            for detector, version in line.versions.items()
+            for symbol, state in states.get(detector, {}).items()
         ],
         schema=DETECTOR_STATES.polars_schema,
     ).sort(DETECTOR_STATES.key)
-    names = [detector.name for detector in line.detectors]
+    names = list(line.versions)
     marks = ", ".join("?" * len(names))
     stored = transaction.query(
         f"SELECT * FROM {DETECTOR_STATES.name} WHERE state_time = ? AND detector IN ({marks})", [at, *names]

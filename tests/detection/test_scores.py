@@ -11,6 +11,7 @@ from polars.testing import assert_frame_equal
 
 from cryptotrace_dagster.domain.detectors import find_detectors
 from cryptotrace_dagster.domain.detectors.base import MARKET, Detector, decode_state, encode_state
+from cryptotrace_dagster.domain.detectors.isolation_forest import IsolationForestDetector, fit_forest
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline.bars import refresh_bars
 from cryptotrace_dagster.pipeline.detection import Detection
@@ -75,9 +76,24 @@ def test_no_detector_sees_the_future(market: Warehouse, detector: Detector, cuts
     assert MARKET not in symbols
 
 
+def test_a_learned_detector_scores_alike_however_the_history_is_cut_and_knows_only_the_past(market: Warehouse) -> None:
+    window, valid_from = Window(START, START + timedelta(hours=HOURS)), START + timedelta(hours=11)
+    minutes = market.read_window(FEATURES, window, bar_interval="1m").sort("bar_start", "symbol")
+    model = fit_forest(minutes, valid_from)
+    assert model is not None
+    assert model == fit_forest(minutes.filter(pl.col("bar_start") < valid_from), valid_from)
+    bars = minutes.filter(pl.col("symbol") == "THINBTC")
+    detector = IsolationForestDetector((model,))
+    whole = advanced(detector, bars, [])
+    assert whole["bar_start"].min() >= valid_from  # type: ignore[operator]
+    assert_frame_equal(advanced(detector, bars, [17, bars.height - 40, bars.height - 9]), whole, check_exact=True)
+    assert whole.sort("raw_score")["bar_start"][-1] >= PUMP_AT - timedelta(minutes=1)
+
+
 def test_micro_batches_and_restarts_find_the_scores_of_the_whole_day(market: Warehouse) -> None:
     expected = whole_day(market)
     forget_scores(market)
+    assert set(expected["detector"]) >= {"pump", "seasonal_trend", "regime_change", "combined", "data_silence"}
     detection, reached = Detection(market), START
     for number, minutes in enumerate([1, 7, 61, 130, 2, 3, 180, 59, 1, 200, 11, 90, 95]):
         until = min(reached + timedelta(minutes=minutes, seconds=number), START + timedelta(hours=HOURS))

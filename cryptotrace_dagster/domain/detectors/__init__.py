@@ -10,6 +10,12 @@ from cryptotrace_dagster.domain.detectors.base import Detector
 _HOMES = {
     "pump": ("pump", "PumpDetector"),
     "seasonal_trend": ("seasonal_trend", "SeasonalTrendDetector"),
+    "regime_change": ("regime_change", "RegimeChangeDetector"),
+    "isolation_forest": ("isolation_forest", "IsolationForestDetector"),
+    "market_move": ("market", "MarketMoveDetector"),
+    "market_relation": ("market", "MarketRelationDetector"),
+    "data_silence": ("data_trouble", "SilenceDetector"),
+    "data_stale_price": ("data_trouble", "StalePriceDetector"),
 }
 
 
