@@ -57,22 +57,10 @@ class KafkaServerError(Exception):
 @contextmanager
 def real_kafka(folder: Path, port: int | None = None) -> Iterator[str]:
     """Run a fresh single-node Kafka in the folder while the block lasts, and lend its bootstrap address."""
-    jars = fetch_jars()
     port = port or free_port()
-    properties = folder / "server.properties"
-    properties.write_text(_PROPERTIES.format(port=port, controller_port=free_port(), folder=folder))
-    cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    java = ["java", "-Xmx512m", "-cp", f"{jars}/*"]
-    subprocess.run(
-        [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    log_path = folder / "kafka.log"
-    with log_path.open("wb") as log:
-        server = subprocess.Popen([*java, "kafka.Kafka", str(properties)], stdout=log, stderr=log)
+    format_storage(folder, port)
+    server = start_server(folder, port)
     try:
-        _wait_until_it_answers(server, port, log_path)
         yield f"127.0.0.1:{port}"
     finally:
         server.terminate()
@@ -81,6 +69,37 @@ def real_kafka(folder: Path, port: int | None = None) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def format_storage(folder: Path, port: int) -> None:
+    """Prepare the folder of a new single-node cluster that will listen on the port."""
+    properties = folder / "server.properties"
+    properties.write_text(_PROPERTIES.format(port=port, controller_port=free_port(), folder=folder))
+    cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    subprocess.run(
+        [*_java(), "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def start_server(folder: Path, port: int) -> "subprocess.Popen[bytes]":
+    """Start the broker over its folder, new or left behind by a killed one, and wait until it answers."""
+    log_path = folder / "kafka.log"
+    with log_path.open("ab") as log:
+        command = [*_java(), "kafka.Kafka", str(folder / "server.properties")]
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        _wait_until_it_answers(server, port, log_path)
+    except BaseException:
+        server.kill()
+        server.wait()
+        raise
+    return server
+
+
+def _java() -> list[str]:
+    return ["java", "-Xmx512m", "-cp", f"{fetch_jars()}/*"]
 
 
 def fetch_jars() -> Path:
