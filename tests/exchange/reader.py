@@ -55,6 +55,14 @@ async def take_for(socket: ClientConnection, seconds: float) -> list[dict[str, A
         return payloads
 
 
+async def trade_on(exchange: SimulatedExchange, symbol: str = "BTCUSDT", count: int = 50) -> None:
+    """Return once so many more trades of the symbol have happened."""
+    book = exchange.book(symbol)
+    assert book is not None
+    wanted = book.count + count
+    await until(lambda: book.count >= wanted)
+
+
 async def take_the_rest(socket: ClientConnection, exchange: SimulatedExchange) -> list[dict[str, Any]]:
     """Stop trading and return all payloads that are still to come, held-back ones too."""
     exchange.stop_trading()

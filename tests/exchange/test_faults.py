@@ -15,7 +15,19 @@ from cryptotrace_dagster.domain.windows import EPOCH, utc_now
 from cryptotrace_dagster.exchange.faults import Fault, FaultBoard, FaultKind, TickDistortion
 from cryptotrace_dagster.exchange.simulated import SimulatedExchange
 from cryptotrace_dagster.exchange.wire import Tick
-from tests.exchange.reader import config, ids, opened, raw_socket, reading, rest, take, take_for, take_the_rest, until
+from tests.exchange.reader import (
+    config,
+    ids,
+    opened,
+    raw_socket,
+    reading,
+    rest,
+    take,
+    take_for,
+    take_the_rest,
+    trade_on,
+    until,
+)
 
 
 def _fault(kind: FaultKind, **options: Any) -> Fault:
@@ -78,12 +90,13 @@ async def test_silence_mutes_open_sockets_that_still_answer_pings_while_a_new_on
 
 async def test_silence_for_some_time_ends_and_leaves_a_hole() -> None:
     async with SimulatedExchange(config()) as exchange, reading(exchange) as socket:
-        await take(socket, 50)
+        before = await take(socket, 50)
         while not exchange.sent()["frames_silenced"]:  # a busy machine can sleep through a short one
             exchange.start_fault(_fault(FaultKind.SILENCE, seconds=0.5))
             await asyncio.sleep(0.6)
-        await asyncio.sleep(0.5)
-        numbers = ids(await take_the_rest(socket, exchange))
+        await until(lambda: not exchange.faults())
+        await trade_on(exchange)
+        numbers = ids(before + await take_the_rest(socket, exchange))
         assert len(numbers) + exchange.sent()["frames_silenced"] == numbers[-1] - numbers[0] + 1
     steps = [second - first for first, second in pairwise(numbers)]
     assert sum(step > 1 for step in steps) == 1, "one hole"
@@ -130,10 +143,11 @@ async def test_a_server_shutdown_is_announced_and_trades_flow_until_the_close() 
 
 async def test_a_gap_keeps_trades_from_the_stream_that_rest_has() -> None:
     async with SimulatedExchange(config()) as exchange, reading(exchange) as socket:
-        await take(socket, 20)
+        before = await take(socket, 20)
         exchange.start_fault(_fault(FaultKind.GAP, count=30))
         await until(lambda: exchange.sent()["trades_withheld"] == 30)
-        numbers = ids(await take_the_rest(socket, exchange))
+        await trade_on(exchange)
+        numbers = ids(before + await take_the_rest(socket, exchange))
         missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
         assert len(missing) == 30
         assert missing == list(range(missing[0], missing[0] + 30))
@@ -143,10 +157,11 @@ async def test_a_gap_keeps_trades_from_the_stream_that_rest_has() -> None:
 
 async def test_a_gap_of_one_symbol_leaves_the_others_whole() -> None:
     async with SimulatedExchange(config(symbols=("BTCUSDT", "ETHUSDT"))) as exchange, reading(exchange) as socket:
-        await take(socket, 20)
+        before = await take(socket, 60)
         exchange.start_fault(_fault(FaultKind.GAP, symbol="ETHUSDT", count=20))
         await until(lambda: exchange.sent()["trades_withheld"] == 20)
-        payloads = await take_the_rest(socket, exchange)
+        await trade_on(exchange, "ETHUSDT")
+        payloads = before + await take_the_rest(socket, exchange)
     for symbol, is_whole in (("BTCUSDT", True), ("ETHUSDT", False)):
         numbers = ids([payload for payload in payloads if payload["s"] == symbol])
         assert (numbers[-1] - numbers[0] + 1 == len(numbers)) == is_whole
