@@ -1,10 +1,12 @@
 # One image for every process of the product; docker-compose.yml says which process a container is.
 
 FROM python:3.11.14-slim-bookworm AS build
+# requirements-cluster.lock adds the run launchers for many machines (docs/scaling.md).
+ARG LOCK=requirements.lock
 RUN python3 -m venv /opt/venv
-COPY deploy/build.lock requirements.lock /build/
+COPY deploy/build.lock ${LOCK} /build/
 # Wheels only, hence no compiler; the lock is complete, hence no resolving, and `pip check` says so.
-RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: -r /build/requirements.lock \
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: -r "/build/${LOCK}" \
     && /opt/venv/bin/pip check
 COPY pyproject.toml README.md LICENSE /build/product/
 COPY cryptotrace_dagster /build/product/cryptotrace_dagster

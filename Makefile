@@ -119,6 +119,9 @@ lock: setup-dev ## Choose the newest allowed versions anew
 	$(RUN) uv pip compile pyproject.toml $(LOCK_OPTIONS) --upgrade -o requirements.lock
 	$(RUN) uv pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) --upgrade -c requirements.lock \
 		-o requirements-dev.lock
+	$(RUN) uv pip compile pyproject.toml --extra cluster $(LOCK_OPTIONS) --upgrade -c requirements.lock \
+		-o requirements-cluster.lock
+	echo 'setuptools>=77' | $(RUN) uv pip compile - $(LOCK_OPTIONS) --upgrade -o deploy/build.lock
 
 docs: setup-dev ## Write docs/settings.md, docs/tables.md and .env.example from the code
 	$(RUN) cryptotrace_dagster.reference

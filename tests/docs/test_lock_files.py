@@ -11,7 +11,14 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK_FILES = ("requirements.lock", "requirements-dev.lock", "requirements-install.lock")
+PROJECT_BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+LOCK_FILES = (
+    "requirements.lock",
+    "requirements-dev.lock",
+    "requirements-install.lock",
+    "requirements-cluster.lock",
+    "deploy/build.lock",
+)
 
 
 def pins(name: str) -> dict[str, set[Version]]:
@@ -28,6 +35,8 @@ def pins(name: str) -> dict[str, set[Version]]:
     [
         ("requirements.lock", PROJECT["dependencies"]),
         ("requirements-dev.lock", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]),
+        ("requirements-cluster.lock", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cluster"]),
+        ("deploy/build.lock", PROJECT_BUILD["requires"]),
         (
             "requirements-install.lock",
             [line for line in (ROOT / "requirements-install.in").read_text().splitlines() if not line.startswith("#")],
@@ -44,9 +53,10 @@ def test_every_dependency_is_locked_at_a_version_that_is_allowed(lock: str, want
         assert all(requirement.specifier.contains(version) for version in versions), f"{lock}: {text}, has {versions}"
 
 
-def test_tests_run_with_the_versions_that_users_get() -> None:
-    users, developers = pins("requirements.lock"), pins("requirements-dev.lock")
-    assert {name: developers.get(name) for name in users} == users
+@pytest.mark.parametrize("lock", ["requirements-dev.lock", "requirements-cluster.lock"])
+def test_tests_and_clusters_run_with_the_versions_that_users_get(lock: str) -> None:
+    users, others = pins("requirements.lock"), pins(lock)
+    assert {name: others.get(name) for name in users} == users
 
 
 @pytest.mark.parametrize("lock", LOCK_FILES)
