@@ -1,5 +1,7 @@
 """A score means what it says: how many hours a day would see as much."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,7 +47,7 @@ def test_rates_are_the_same_to_the_bit_however_the_history_is_cut(cuts: list[int
     _, whole = advance_tail(Tail(), hours, scores, PRIOR)
     tail, parts = Tail(), []
     bounds = sorted({0, len(scores), *cuts})
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         tail, rates = advance_tail(tail, hours[start:end], scores[start:end], PRIOR)
         parts.append(rates)
     np.testing.assert_array_equal(np.concatenate(parts), whole)

@@ -1,5 +1,6 @@
 """The same history gives the same features and scores, however it comes; a pump stands out."""
 
+import itertools
 from datetime import timedelta
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def whole_day(warehouse: Warehouse) -> pl.DataFrame:
 def advanced(detector: Detector, bars: pl.DataFrame, cuts: list[int]) -> pl.DataFrame:
     state, parts = detector.begin(), []
     bounds = sorted({0, bars.height, *(cut % bars.height for cut in cuts)})
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         state, scores = detector.advance(decode_state(encode_state(state)), bars[start:end])
         parts.append(scores)
     return pl.concat(parts)
