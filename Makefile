@@ -112,6 +112,9 @@ lock-check: setup-dev ## Tell whether the lock files still fit pyproject.toml; n
 secrets: setup-dev ## Look for secrets in the tracked files
 	$(BIN)/python scripts/find_secrets.py
 
+audit: setup-dev ## Look the locked packages up among known holes; needs the network, and is not part of check
+	$(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off -r requirements.lock
+
 # --- keep it
 
 lock: setup-dev ## Choose the newest allowed versions anew

@@ -50,7 +50,7 @@ def prepare(
         _put(target, value or secrets.token_urlsafe(32))
     password = (secrets_folder / "postgres_password").read_text(encoding="utf-8")
     escaped = password.replace("\\", "\\\\").replace(":", "\\:")
-    _put(secrets_folder / "pgpass", f"{os.environ.get('POSTGRES_HOST', 'postgres')}:*:*:*:{escaped}\n")
+    _put(secrets_folder / "pgpass", f"*:*:*:*:{escaped}\n")
     _put(scrape_folder / "api_token", (secrets_folder / "api_token").read_text(encoding="utf-8"), mode=0o644)
     _put(rules_target, rules_source.read_text(encoding="utf-8"))
     _LOG.info("containers.prepared", rules=len(rules.rules), symbols=settings.symbols)

@@ -14,7 +14,7 @@ from cryptotrace_dagster.settings import Settings
 from tests.compose.engine import compose_client
 from tests.compose.stack import ROOT
 
-OVERRIDES = ["docker-compose.demo.yml", "docker-compose.standins.yml"]
+OVERRIDES = ["docker-compose.demo.yml", "docker-compose.standins.yml", "docker-compose.feeds.yml"]
 ONE_SHOT = {"prepare", "migrate"}
 DECIDED_BY_COMPOSE = {  # inside containers these are addresses and ports of the compose network, not the user's business
     "bind_host", "dagster_port", "api_port", "dashboard_port", "feed_port", "discord_webhook_url", "discord_bot_token",
@@ -135,6 +135,21 @@ def test_no_secret_stands_in_a_long_lived_containers_environment(services: dict[
     for name, service in given.items():
         if name != "prepare":
             assert "secret" not in json.dumps(service.get("environment", {})).replace("/secrets/", "/"), name
+
+
+def test_two_feeds_share_the_symbols() -> None:
+    done = compose_config("--format", "json", files=("docker-compose.feeds.yml",))
+    services = json.loads(done.stdout)["services"]
+    shards = {name: each["environment"]["FEED_SHARD"] for name, each in services.items() if name.startswith("feed")}
+    assert shards == {"feed": "1/2", "feed-2": "2/2"}
+    assert services["feed-2"]["healthcheck"] == services["feed"]["healthcheck"]
+
+
+def test_every_variable_of_the_compose_files_is_explained() -> None:
+    files = [ROOT / name for name in ("docker-compose.yml", *OVERRIDES)]
+    used = set(re.findall(r"\$\{([A-Z_]+)", "".join(file.read_text() for file in files)))
+    pages = (ROOT / "docs" / "containers.md").read_text() + (ROOT / "docs" / "settings.md").read_text()
+    assert used - {"COMPOSE_PROJECT_NAME"} - set(re.findall(r"`([A-Z0-9_]+)`", pages)) == set()
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:

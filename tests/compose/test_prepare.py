@@ -82,7 +82,7 @@ def test_the_password_file_survives_the_characters_that_libpq_gives_a_meaning(
 ) -> None:
     monkeypatch.setenv("POSTGRES_PASSWORD", "a:b\\c")
     volumes.prepare()
-    assert volumes.secret("pgpass") == "postgres:*:*:*:a\\:b\\\\c\n"
+    assert volumes.secret("pgpass") == "*:*:*:*:a\\:b\\\\c\n"
 
 
 def test_wrong_rules_stop_and_the_published_ones_stay(volumes: Volumes) -> None:
