@@ -99,13 +99,14 @@ def direction_sign(change: float) -> str:
 
 
 def price_text(price: float) -> str:
-    """Return a price with as many digits as people of that market use: 61,250.50 or 0.00001234."""
+    """Return a price with the digits that matter: 61,250.50, 154.83, 0.5608 or 0.00001234."""
     size = abs(price)
     if size >= 1000:
         return f"{price:,.2f}"
-    if size >= 1:
-        return f"{price:,.4f}"
-    return f"{price:.8f}"
+    least = 2 if size >= 1 else 4
+    digits = f"{price:.{4 if size >= 1 else 8}f}"
+    whole, _, places = digits.partition(".")
+    return f"{whole}.{places.rstrip('0').ljust(least, '0')}"
 
 
 def age_text(seconds: float) -> str:

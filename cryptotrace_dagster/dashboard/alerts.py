@@ -10,7 +10,7 @@ import polars as pl
 import streamlit as st
 
 from cryptotrace_dagster.dashboard import charts
-from cryptotrace_dagster.dashboard.parts import page, palette
+from cryptotrace_dagster.dashboard.parts import as_plain_text, page, palette
 from cryptotrace_dagster.dashboard.source import (
     REFRESH_SECONDS,
     AlertFilter,
@@ -36,6 +36,18 @@ _OUTCOMES = {
     "given_up": ":red-badge[:material/close: not delivered]",
     "skipped": ":gray-badge[:material/notifications_off: no channel set]",
     None: ":orange-badge[:material/hourglass_top: waiting]",
+}
+
+
+_FOR_THE_MACHINE = {"kind", "rule_fingerprint"}
+_EVIDENCE_WORDS = {
+    "measure": "what the rule measured",
+    "price_before": "price a minute before",
+    "change_percent": "change, per cent",
+    "quote_volume_60s": "traded value in 60 s",
+    "usual_quote_volume_60s": "usually traded in 60 s",
+    "trades_60s": "trades in 60 s",
+    "times_a_day": "times a day that a bar is this strange",
 }
 
 
@@ -83,10 +95,10 @@ def _list_item(row: dict[str, object]) -> None:
     with st.container(border=True, gap="xxsmall"):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(
-                f":{look.badge_color}-badge[{look.sign} {look.word}] **{_plain(row['title'])}**", width="content"
+                f":{look.badge_color}-badge[{look.sign} {look.word}] **{as_plain_text(row['title'])}**", width="content"
             )
             st.markdown(f"{_outcome(row)} :gray[{row['event_time']:%d %b %H:%M:%S}]", width="content")
-        st.markdown(_plain(row["message"]))
+        st.markdown(as_plain_text(row["message"]))
         if st.button("Why?", key=f"open-{row['alert_id']}", type="tertiary", icon=":material/manage_search:"):
             st.query_params["alert"] = str(row["alert_id"])
             st.rerun()
@@ -98,11 +110,6 @@ def _outcome(row: dict[str, object]) -> str:
     return _OUTCOMES.get(row["outcome"], str(row["outcome"]))  # type: ignore[call-overload, no-any-return]
 
 
-def _plain(text: object) -> str:
-    """Return text that Markdown shows as it is."""
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#$~|:" else letter for letter in str(text))
-
-
 def _one_alert(shared: Source, alert_id: str) -> None:
     if st.button("All alerts", type="tertiary", icon=":material/arrow_back:"):
         del st.query_params["alert"]
@@ -112,8 +119,8 @@ def _one_alert(shared: Source, alert_id: str) -> None:
         st.warning("There is no alert with this address. It may be older than what this store keeps.")
         return
     look = SEVERITIES[str(alert["severity"])]
-    st.subheader(f"{look.sign} {_plain(alert['title'])}", anchor=False)
-    st.markdown(_plain(alert["message"]))
+    st.subheader(f"{look.sign} {as_plain_text(alert['title'])}", anchor=False)
+    st.markdown(as_plain_text(alert["message"]))
     _facts(alert)
     _moment(shared, alert)
     left, right = st.columns(2)
@@ -138,7 +145,7 @@ def _facts(alert: dict[str, object]) -> None:
     }
     with st.container(horizontal=True, gap="large"):
         for name, value in facts.items():
-            st.markdown(f":gray[{name}]  \n{_plain(value)}", width="content")
+            st.markdown(f":gray[{name}]  \n{as_plain_text(value)}", width="content")
 
 
 def _moment(shared: Source, alert: dict[str, object]) -> None:
@@ -155,13 +162,23 @@ def _moment(shared: Source, alert: dict[str, object]) -> None:
 
 
 def evidence_rows(evidence: str) -> pl.DataFrame:
-    """Return the evidence as a table of name and value."""
+    """Return the evidence as a table of words and values; what only the machine needs is left out."""
     parsed = json.loads(evidence)
-    items = parsed.items() if isinstance(parsed, dict) else [("evidence", parsed)]
-    rows = [
-        (str(name).replace("_", " "), value if isinstance(value, str) else json.dumps(value)) for name, value in items
-    ]
+    explanation = parsed.pop("explanation", {})
+    items = {**parsed, **(explanation if isinstance(explanation, dict) else {"explanation": explanation})}
+    rows = [(_words(name), _value(value)) for name, value in items.items() if name not in _FOR_THE_MACHINE]
     return pl.DataFrame(rows, schema={"What": pl.String, "Value": pl.String}, orient="row")
+
+
+def _words(name: str) -> str:
+    text = _EVIDENCE_WORDS.get(name, name.replace("_", " "))
+    return text[:1].upper() + text[1:]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value if isinstance(value, str) else json.dumps(value)
+    return f"{value:,.2f}".rstrip("0").rstrip(".") if abs(value) >= 1 else f"{value:.4g}"
 
 
 def _deliveries(shared: Source, alert_id: str) -> None:
@@ -172,7 +189,7 @@ def _deliveries(shared: Source, alert_id: str) -> None:
         answer = " ".join(str(part) for part in (row["status_code"], row["reason"]) if part is not None)
         st.markdown(
             f"{_OUTCOMES.get(row['outcome'], row['outcome'])} :gray[{row['attempted_at']:%H:%M:%S}, attempt {row['attempt']}, "
-            f"route {_plain(row['route'])}{': ' + _plain(answer) if answer else ''}]"
+            f"route {as_plain_text(row['route'])}{': ' + as_plain_text(answer) if answer else ''}]"
         )
 
 
@@ -194,5 +211,5 @@ def _feedback(shared: Source, alert_id: str) -> None:
             if said["was_right"]
             else ":orange-badge[:material/thumb_down: not right]"
         )
-        words = f" {_plain(said['note'])}" if said["note"] else ""
+        words = f" {as_plain_text(said['note'])}" if said["note"] else ""
         st.markdown(f"{verdict} :gray[said {said['given_at']:%d %b %H:%M}]{words}")

@@ -174,7 +174,14 @@ def _last_price(frame: pl.DataFrame, palette: Palette) -> dict[str, Any]:
         "silent": True,
         "symbol": "none",
         "lineStyle": {"color": palette.text, "type": "dotted", "opacity": 0.7},
-        "label": {"color": palette.background, "backgroundColor": palette.text, "padding": [2, 4], "fontSize": 11},
+        "label": {
+            "position": "end",
+            "distance": 4,
+            "color": palette.background,
+            "backgroundColor": palette.text,
+            "padding": [2, 4],
+            "fontSize": 11,
+        },
         "data": [{"yAxis": closes[-1]}] if closes.len() else [],
     }
 
@@ -199,15 +206,13 @@ def _volumes(frame: pl.DataFrame, palette: Palette) -> list[dict[str, Any]]:
 
 def _scores(frame: pl.DataFrame, palette: Palette, thresholds: Mapping[str, float]) -> dict[str, Any]:
     return {
-        "type": "line",
+        "type": "bar",  # scores are kept of unusual bars only: most bars have none
         "name": "Anomaly score",
         "xAxisIndex": 2,
         "yAxisIndex": 2,
-        "step": "middle",
-        "showSymbol": False,
-        "lineStyle": {"color": palette.score, "width": 1.5},
+        "barMinWidth": 2,
+        "barMaxWidth": 8,
         "itemStyle": {"color": palette.score},
-        "areaStyle": {"color": palette.score, "opacity": 0.15, "origin": "start"},
         "data": frame["score"].round(2).to_list(),
         "markLine": {
             "silent": True,

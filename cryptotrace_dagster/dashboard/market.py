@@ -16,10 +16,11 @@ from cryptotrace_dagster.dashboard.source import (
     score_thresholds,
     source,
     spark_lines,
+    watched,
 )
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
 from cryptotrace_dagster.looks import anomaly_state, price_text, short_number
-from cryptotrace_dagster.queries import market_now, watch_list
+from cryptotrace_dagster.queries import market_now
 
 CARD_WIDTH = 172
 _CARDS = 14
@@ -29,7 +30,7 @@ _CARDS = 14
 def market(shared: Source) -> None:
     """Show what the market does."""
     _watch_list()
-    symbols = watch_list(shared.reader)["symbol"].to_list()
+    symbols = watched(shared)["symbol"].to_list()
     if not symbols:
         st.info("The first minute of trades is on its way.", icon=":material/hourglass_top:")
         return
@@ -39,8 +40,8 @@ def market(shared: Source) -> None:
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def _watch_list() -> None:
-    reader = source().reader
-    rows, sparks = watch_list(reader), spark_lines(reader)
+    shared = source()
+    rows, sparks = watched(shared), spark_lines(shared.reader)
     with st.container(horizontal=True, gap="small"):
         for row in rows.head(_CARDS).iter_rows(named=True):
             _card(row, sparks.get(row["symbol"], []))

@@ -90,3 +90,8 @@ def status_text(health: DataHealth) -> str:
     if health.dead_letters:
         badges.append(f":gray-badge[:material/mail_off: {counted(health.dead_letters, 'unreadable message')} kept]")
     return " ".join(badges)
+
+
+def as_plain_text(text: object) -> str:
+    """Return text that Markdown shows as it is."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#$~|:" else letter for letter in str(text))

@@ -9,7 +9,7 @@ from datetime import timedelta
 import streamlit as st
 
 from cryptotrace_dagster.dashboard import charts
-from cryptotrace_dagster.dashboard.parts import page, palette
+from cryptotrace_dagster.dashboard.parts import as_plain_text, page, palette
 from cryptotrace_dagster.dashboard.source import Source
 from cryptotrace_dagster.domain.rules import RuleBook, RulesError, parse_rules
 from cryptotrace_dagster.domain.windows import floor
@@ -102,10 +102,9 @@ def _answer(shared: Source, book: RuleBook, span: timedelta) -> None:
     for row in rung.sort("event_time", descending=True).head(12).iter_rows(named=True):
         look = SEVERITIES[row["severity"]]
         st.markdown(
-            f":{look.badge_color}-badge[{look.sign} {look.word}] :gray[{row['event_time']:%d %b %H:%M:%S}] ",
-            width="content",
+            f":{look.badge_color}-badge[{look.sign} {look.word}] **{as_plain_text(row['title'])}** "
+            f":gray[{row['event_time']:%d %b %H:%M:%S}]  \n{as_plain_text(row['message'])}"
         )
-        st.text(row["message"])
     if rung.height > 12:
         st.caption(f"The newest 12 of {rung.height}.")
 

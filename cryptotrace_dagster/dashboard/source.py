@@ -15,7 +15,7 @@ from cryptotrace_dagster.domain.bars import BAR_INTERVALS
 from cryptotrace_dagster.domain.rules import RulesError
 from cryptotrace_dagster.domain.windows import Window, floor
 from cryptotrace_dagster.pipeline.rule_source import load_rules
-from cryptotrace_dagster.queries import Reader, open_for_reading
+from cryptotrace_dagster.queries import Reader, open_for_reading, watch_list
 from cryptotrace_dagster.settings import Settings, load_settings
 from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
@@ -48,6 +48,13 @@ def source() -> Source:
     """Return the shared source."""
     settings = load_settings()
     return Source(settings, Reader(open_for_reading(settings, patience_seconds=4.0), fresh_for=1.0, stale_for=60.0))
+
+
+def watched(shared: Source) -> pl.DataFrame:
+    """Return the watch list in the order of SYMBOLS, others after them: a row that jumps about cannot be found again."""
+    order = {symbol: index for index, symbol in enumerate(shared.settings.symbols)}
+    rank = pl.col("symbol").replace_strict(order, default=len(order), return_dtype=pl.Int64)
+    return watch_list(shared.reader).sort(rank, "symbol")
 
 
 def spark_lines(reader: Reader) -> dict[str, list[float]]:

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import PATIENCE_MS, Open, picture
+from tests.browser.conftest import Open, picture
 from tests.system.running import RunningSystem
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 def chart_of(page: Page) -> None:
     """Wait until a chart is drawn."""
-    expect(page.locator("canvas").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator("canvas").first).to_be_visible()
 
 
 def card_of(page: Page, symbol: str) -> Locator:
@@ -24,10 +24,10 @@ def card_of(page: Page, symbol: str) -> Locator:
 def test_the_first_look_shows_a_live_market(demo: RunningSystem, open_page: Open) -> None:
     page = open_page(demo.url(8501, "/"))
     chart_of(page)
-    expect(page.get_by_text("Live, last trade")).to_be_visible(timeout=PATIENCE_MS)
-    expect(page.get_by_text("Complete, no trade missing")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Live, last trade")).to_be_visible()
+    expect(page.get_by_text("Complete, no trade missing")).to_be_visible()
     for symbol in ("BTCUSDT", "ETHUSDT", "SOLUSDT", "BNBUSDT", "XRPUSDT"):
-        expect(card_of(page, symbol)).to_be_visible(timeout=PATIENCE_MS)
+        expect(card_of(page, symbol)).to_be_visible()
     picture(page, "dashboard-market")
 
 
@@ -37,22 +37,22 @@ def test_choosing_a_symbol_changes_the_address_and_the_address_opens_the_same_vi
     page = open_page(demo.url(8501, "/"))
     chart_of(page)
     card_of(page, "SOLUSDT").click()
-    page.wait_for_url(re.compile("symbol=SOLUSDT"))
-    page.get_by_role("radio", name="5m").click()
-    page.wait_for_url(re.compile("interval=5m"))
+    expect(page).to_have_url(re.compile("symbol=SOLUSDT"))
+    page.get_by_role("radio", name="5m", exact=True).click()
+    expect(page).to_have_url(re.compile("interval=5m"))
     shared = open_page(page.url, scheme="dark")
     chart_of(shared)
-    expect(shared.get_by_role("radio", name="5m")).to_be_checked()
-    expect(card_of(shared, "SOLUSDT").locator("strong")).to_be_visible()  # the chosen card stands out
+    expect(shared.get_by_role("radio", name="5m", exact=True)).to_be_checked()
+    expect(card_of(shared, "SOLUSDT").locator("strong").first).to_be_visible()  # the chosen card stands out
     picture(shared, "dashboard-market-dark")
 
 
 def test_prices_move_without_a_reload(demo: RunningSystem, open_page: Open) -> None:
     page = open_page(demo.url(8501, "/"))
     price = page.get_by_test_id("stMetricValue").first
-    expect(price).to_be_visible(timeout=PATIENCE_MS)
+    expect(price).to_be_visible()
     before = price.inner_text()
-    expect(price).not_to_have_text(before, timeout=PATIENCE_MS)
+    expect(price).not_to_have_text(before)
 
 
 def test_the_market_is_readable_on_a_phone(demo: RunningSystem, open_page: Open) -> None:
@@ -66,7 +66,7 @@ def test_the_market_is_readable_on_a_phone(demo: RunningSystem, open_page: Open)
 def test_an_alert_opens_with_its_evidence_and_takes_a_word(demo: RunningSystem, open_page: Open) -> None:
     page = open_page(demo.url(8501, "/alerts"))
     page.get_by_role("button", name="Why?").first.click()
-    page.wait_for_url(re.compile("alert="))
+    expect(page).to_have_url(re.compile("alert="))
     expect(page.get_by_text("Evidence", exact=True)).to_be_visible()
     chart_of(page)
     expect(page.get_by_text("delivered").first).to_be_visible()
@@ -74,17 +74,17 @@ def test_an_alert_opens_with_its_evidence_and_takes_a_word(demo: RunningSystem, 
     page.get_by_role("radio", name="yes").click()
     page.get_by_placeholder("Add a note (optional)").fill("the demo's pump")
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_text("said")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("said")).to_be_visible()
 
 
 def test_the_link_in_a_message_opens_its_alert(demo: RunningSystem, open_page: Open) -> None:
     page = open_page(demo.url(8501, "/messages"))
     expect(page.get_by_text("This is what would be in the channel")).to_be_visible()
-    expect(page.locator("[data-testid=stVerticalBlock] strong").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator("[data-testid=stVerticalBlock] strong").first).to_be_visible()
     picture(page, "dashboard-messages")
     alert = open_page(demo.url(8501, "/alerts"))
     alert.get_by_role("button", name="Why?").first.click()
-    alert.wait_for_url(re.compile("alert="))
+    expect(alert).to_have_url(re.compile("alert="))
     alert_id = alert.url.partition("alert=")[2].partition("&")[0]
     linked = open_page(demo.url(8501, f"/?symbol=SOLUSDT&alert={alert_id}"))
     expect(linked.get_by_text("Evidence", exact=True)).to_be_visible()
@@ -93,19 +93,19 @@ def test_the_link_in_a_message_opens_its_alert(demo: RunningSystem, open_page: O
 def test_a_rule_is_tried_and_the_answer_follows_the_edit(demo: RunningSystem, open_page: Open) -> None:
     page = open_page(demo.url(8501, "/try-rules"))
     rule = page.get_by_role("textbox", name="Rule (TOML)")
-    expect(rule).to_be_visible(timeout=PATIENCE_MS)
+    expect(rule).to_be_visible()
     rule.fill(rule.input_value().replace("2.0", "0.3"))
     rule.press("Control+Enter")
-    expect(page.get_by_text(re.compile(r"^\d+ times$"))).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text(re.compile(r"^\d+ times$"))).to_be_visible()
     picture(page, "dashboard-try-rules")
     rule.fill(rule.input_value().replace("kind", "kindd"))
     rule.press("Control+Enter")
-    expect(page.get_by_text(re.compile("line 3"))).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text(re.compile(r"line \d+: kind is missing"))).to_be_visible()
 
 
 def test_the_data_page_shows_that_nothing_is_missing(demo: RunningSystem, open_page: Open) -> None:
     page = open_page(demo.url(8501, "/data"))
-    expect(page.get_by_text("Missing trades")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Missing trades")).to_be_visible()
     chart_of(page)
     link = page.get_by_role("link", name="Lineage")
     assert link.get_attribute("href") == demo.url(3000, "/asset-groups")
@@ -120,4 +120,4 @@ def test_the_pages_are_reached_by_keyboard(demo: RunningSystem, open_page: Open)
         if page.evaluate("document.activeElement.textContent").strip().endswith("Alerts"):
             break
     page.keyboard.press("Enter")
-    page.wait_for_url(re.compile("/alerts"))
+    expect(page).to_have_url(re.compile("/alerts"))

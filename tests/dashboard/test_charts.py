@@ -90,7 +90,13 @@ def test_the_calendar_shows_missing_days_as_empty_and_gaps_with_their_number() -
 
 
 def test_words_for_numbers() -> None:
-    assert [price_text(value) for value in (61250.5, 2.5, 0.00001234)] == ["61,250.50", "2.5000", "0.00001234"]
+    assert [price_text(value) for value in (61250.5, 154.83, 2.5, 0.5608, 0.00001234)] == [
+        "61,250.50",
+        "154.83",
+        "2.50",
+        "0.5608",
+        "0.00001234",
+    ]
     assert [age_text(value) for value in (0.84, 42, 300, 7200, 200_000)] == ["0.8 s", "42 s", "5 min", "2 h", "2 days"]
     assert [short_number(value) for value in (950, 12_300, 4_560_000, 7.8e9)] == ["950", "12.3 k", "4.56 M", "7.8 G"]
     assert [counted(value, "trade") for value in (0, 1, 2000)] == ["0 trades", "1 trade", "2,000 trades"]

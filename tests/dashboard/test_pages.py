@@ -122,5 +122,10 @@ def test_every_template_is_a_rule_that_can_be_tried(show: Show, filled: Path, te
 
 
 def test_evidence_is_a_table_of_words_and_values() -> None:
-    rows = evidence_rows('{"move_pct": 4.6, "names": ["a"], "note": "x"}').rows()
-    assert rows == [("move pct", "4.6"), ("names", '["a"]'), ("note", "x")]
+    evidence = '{"kind": "move", "rule_fingerprint": "ab", "measure": 9.1201, "usual_quote_volume_60s": 453399.5, "explanation": {"rush_orders": 0.25, "names": ["a"]}}'
+    assert evidence_rows(evidence).rows() == [
+        ("What the rule measured", "9.12"),
+        ("Usually traded in 60 s", "453,399.5"),
+        ("Rush orders", "0.25"),
+        ("Names", '["a"]'),
+    ]
