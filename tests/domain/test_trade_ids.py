@@ -1,5 +1,7 @@
 """Ranges of trade ids against the plain sets that they stand for."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +29,7 @@ def test_ranges_hold_exactly_the_ids_that_were_seen_in_any_order(
     assert _ids(ranges) == set(first) | set(second)
     for _, group in ranges.group_by("symbol"):
         bounds = list(zip(group["first_id"], group["last_id"], strict=True))
-        assert all(later[0] > earlier[1] + 1 for earlier, later in zip(bounds, bounds[1:], strict=False))
+        assert all(later[0] > earlier[1] + 1 for earlier, later in itertools.pairwise(bounds))
 
 
 @given(IDS, IDS)
