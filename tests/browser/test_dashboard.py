@@ -22,7 +22,7 @@ def card_of(page: Page, symbol: str) -> Locator:
 
 
 def test_the_first_look_shows_a_live_market(demo: RunningSystem, open_page: Open) -> None:
-    page = open_page(demo.url(8501, "/"))
+    page = open_page(demo.url(8501, "/?symbol=SOLUSDT"))
     chart_of(page)
     expect(page.get_by_text("Live, last trade")).to_be_visible()
     expect(page.get_by_text("Complete, no trade missing")).to_be_visible()
