@@ -139,7 +139,7 @@ def _supervise(
         system.watch(lambda: False, duration or _FOR_EVER_SECONDS)
         display.say("The time is over: no more trades; waiting until all of them have gone the whole way ...")
         accountant = Accountant(plan, started_at)
-        accountant.bring_to_rest(system.watch)
+        accountant.bring_to_rest(system.watch, stop_feed=lambda: system.stop_service("feed"))
         return accountant.count()
 
 

@@ -46,16 +46,17 @@ class Summary:
     alert_latency_p95_s: float | None
     runs_failed: int
     checks_failed: int
+    alerts_skipped: int = 0  # there was no channel to send them to, by the user's own settings; not in the JSON
 
     @property
     def is_clean(self) -> bool:
         """Return whether nothing is missing, doubled, failed or undelivered."""
         broken = self.ticks_missing or self.ticks_doubled or self.runs_failed or self.checks_failed
-        return not broken and self.alerts_delivered == self.alerts
+        return not broken and self.alerts_delivered + self.alerts_skipped == self.alerts
 
     def as_dict(self) -> dict[str, int | float | None]:
         """Return the figures by name."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "alerts_skipped"}
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,17 @@ class Accountant:
         self._warehouse = Warehouse(plan.settings.resolved_warehouse_url)
         self._dagster = DagsterClient(f"http://127.0.0.1:{plan.settings.dagster_port}")
 
-    def bring_to_rest(self, watch: Watch) -> None:
+    def bring_to_rest(self, watch: Watch, stop_feed: Callable[[], None]) -> None:
         """Stop the trades, wait until all have gone the whole way, and let the asset job check the days they touched.
 
-        Every wait is bounded: what has not arrived by then is counted as missing, undelivered or failed.
+        The simulated exchange stops trading, so that the feed can still fill what it missed. The live one trades on;
+        there the feed is stopped, and flushes. Every wait is bounded: what has not arrived by then is counted as
+        missing, undelivered or failed.
         """
         if self._plan.options.is_demo:
             httpx.post(f"{self._plan.exchange_control_url}/stop", timeout=_TIMEOUT_SECONDS, trust_env=False)
+        else:
+            stop_feed()
         if not watch(self._is_drained, _DRAIN_SECONDS):
             log.warning("not_drained", seconds=_DRAIN_SECONDS)
         for day in self._days():
@@ -101,6 +106,7 @@ class Accountant:
         started = self._started_at.replace(tzinfo=UTC).timestamp()
         checks = [found for found in self._dagster.check_executions() if found.started_at >= started]
         alerts = self._alerts()
+        delivered, skipped = self._delivered_ids(), self._skipped_ids()
         return Summary(
             trades_sent=sum(found.count for found in sent.values()) if self._plan.options.is_demo else None,
             ticks_stored=ticks["stored"],
@@ -110,7 +116,8 @@ class Accountant:
             features=self._count_rows("features"),
             anomaly_scores=self._count_rows("anomaly_scores"),
             alerts=alerts.height,
-            alerts_delivered=alerts.filter(pl.col("alert_id").is_in(self._delivered_ids().implode())).height,
+            alerts_delivered=alerts.filter(pl.col("alert_id").is_in(delivered.implode())).height,
+            alerts_skipped=alerts.filter(pl.col("alert_id").is_in(skipped.implode())).height,
             alert_latency_p50_s=_quantile(latencies, 0.5),
             alert_latency_p95_s=_quantile(latencies, 0.95),
             runs_failed=sum(run.status == _FAILED_RUN for run in self._dagster.runs(created_after=started)),
@@ -120,7 +127,8 @@ class Accountant:
     def _is_drained(self) -> bool:
         try:
             ticks = self._count_ticks(self._sent_ranges())
-            undelivered = self._alerts().filter(~pl.col("alert_id").is_in(self._delivered_ids().implode()))
+            settled = pl.concat([self._delivered_ids(), self._skipped_ids()])
+            undelivered = self._alerts().filter(~pl.col("alert_id").is_in(settled.implode()))
         except WarehouseBusyError:  # the live run writes; ask again in a moment
             return False
         return ticks["missing"] == 0 and undelivered.is_empty() and self._is_idle()
@@ -190,6 +198,10 @@ class Accountant:
         if not self._plan.has_receiver:
             return self._deliveries()["alert_id"]
         return self._arrivals()["alert_id"]
+
+    def _skipped_ids(self) -> pl.Series:
+        sql = "SELECT alert_id FROM alert_deliveries WHERE outcome = 'skipped' AND attempted_at >= ?"
+        return self._warehouse.read(sql, [self._started_at])["alert_id"]
 
     def _arrivals(self) -> pl.DataFrame:
         """Return which alert arrived at the receiver when."""

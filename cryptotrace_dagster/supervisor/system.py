@@ -103,6 +103,11 @@ class System:
             time.sleep(_TICK_SECONDS)
         return False
 
+    def stop_service(self, name: str) -> None:
+        """Stop one service for good, while the others go on."""
+        self.children[name].ask_to_stop()
+        self.children[name].finish_stopping(time.monotonic() + _WAVE_SECONDS)
+
     def _tick(self) -> None:
         if self._signals.count:
             raise StopRequested

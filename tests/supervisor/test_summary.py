@@ -47,6 +47,10 @@ def test_a_summary_is_clean_only_without_a_broken_promise(broken: dict[str, int]
     assert not replace(CLEAN, **broken).is_clean
 
 
+def test_an_alert_without_any_channel_to_send_it_to_breaks_no_promise() -> None:
+    assert replace(CLEAN, alerts_delivered=0, alerts_skipped=1).is_clean
+
+
 def test_the_fields_of_the_json_are_what_users_rely_on() -> None:
     assert " ".join(CLEAN.as_dict()) == (
         "trades_sent ticks_stored ticks_missing ticks_doubled bars features anomaly_scores alerts alerts_delivered "
