@@ -1,0 +1,50 @@
+"""How much is measured: the full sizes of docs/performance.md, and small ones for a look and for the guard."""
+
+from dataclasses import dataclass
+
+SEED = 20_260_105
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of all benchmarks."""
+
+    repeats: int
+    feed_trades: int
+    embedded_messages: int  # the embedded broker keeps about 5 MiB a partition
+    kafka_messages: int
+    day_ticks: int
+    micro_batches: int
+    warm_history_minutes: int
+    events: int  # on the fast path, one symbol each: a rule rings once in half an hour per symbol
+    floor_runs: int
+    starts: int
+    idle_seconds: float
+
+
+FULL = Sizes(
+    repeats=5,
+    feed_trades=200_000,
+    embedded_messages=300_000,
+    kafka_messages=20_000_000,
+    day_ticks=10_000_000,
+    micro_batches=40,
+    warm_history_minutes=60,
+    events=50,
+    floor_runs=8,
+    starts=3,
+    idle_seconds=60.0,
+)
+QUICK = Sizes(
+    repeats=5,
+    feed_trades=40_000,
+    embedded_messages=100_000,
+    kafka_messages=300_000,
+    day_ticks=400_000,
+    micro_batches=10,
+    warm_history_minutes=5,
+    events=12,
+    floor_runs=2,
+    starts=1,
+    idle_seconds=15.0,
+)
