@@ -1,6 +1,7 @@
 """The past, by day and symbol: choose days and symbols in Dagster's UI and start a backfill."""
 
 from datetime import datetime
+from typing import Any
 
 import dagster as dg
 
@@ -39,7 +40,7 @@ DAYS_AND_SYMBOLS = dg.MultiPartitionsDefinition({"day": DAYS, "symbol": SYMBOLS}
 def trade_history(
     context: dg.AssetExecutionContext, warehouse: WarehouseResource, exchange: ExchangeResource
 ) -> dg.MaterializeResult[None]:
-    keys = context.partition_key.keys_by_dimension  # type: ignore[attr-defined]
+    keys = context.partition_key.keys_by_dimension
     day = datetime.strptime(keys["day"], "%Y-%m-%d").date()
     with exchange.rest() as rest:
         report = backfill_day(
@@ -50,7 +51,7 @@ def trade_history(
             dump_url=exchange.dump_url,
             progress=lambda done: context.log.debug("history.progress %d", done),
         )
-    metadata = {
+    metadata: dict[str, Any] = {
         "source": report.source,
         "stored": report.stored,
         "repeated": report.repeated,
