@@ -23,6 +23,14 @@ market_job = dg.define_asset_job(
     op_retry_policy=RETRIES,
 )
 
+models_job = dg.define_asset_job(
+    "models_job",
+    selection=["detector_models"],
+    description="Fits the learned detectors on the days before a UTC day.",
+    tags=RUN_LIMIT_TAGS,
+    op_retry_policy=RETRIES,
+)
+
 
 @dg.job(
     name=LIVE_JOB,
@@ -60,6 +68,18 @@ def every_15_minutes(
     for day in sorted(days, reverse=True):
         # Several requests need keys; with the evaluation's own time in it, a failed run never keeps a later one away.
         yield dg.RunRequest(run_key=f"{now.isoformat()} {day.isoformat()}", partition_key=day.isoformat())
+
+
+@dg.schedule(
+    job=models_job,
+    cron_schedule="5 0 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Fits the models of the day that has just begun.",
+)
+def after_midnight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Start the fit for today."""
+    return dg.RunRequest(partition_key=context.scheduled_execution_time.astimezone(UTC).date().isoformat())
 
 
 @dg.job(

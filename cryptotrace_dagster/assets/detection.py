@@ -16,7 +16,7 @@ from cryptotrace_dagster.pipeline.detection import Detection
 from cryptotrace_dagster.pipeline.dirty import market_watermark
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
-from cryptotrace_dagster.tables import ANOMALY_SCORES, FEATURES
+from cryptotrace_dagster.tables import ANOMALY_SCORES, DETECTOR_MODELS, FEATURES
 
 
 @dg.asset(
@@ -52,3 +52,20 @@ def anomaly_scores(context: dg.AssetExecutionContext, warehouse: WarehouseResour
     if watermark is None:
         return dg.MaterializeResult(metadata=report_metadata(StageReport(ANOMALY_SCORES.name, window, 0)))
     return dg.MaterializeResult(metadata=report_metadata(Detection(store).refresh_scores(window, watermark)))
+
+
+@dg.asset(
+    deps=[features],
+    partitions_def=DAYS,
+    group_name="detection",
+    kinds={"duckdb", "scikitlearn"},
+    owners=OWNERS,
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRIES,
+    metadata=table_metadata(DETECTOR_MODELS),
+    description=DETECTOR_MODELS.description + " A partition holds the models that score its day, fitted on the days "
+    "before it alone; the day's scores are made anew by the next scheduled run.",
+)
+def detector_models(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
+    report = Detection(warehouse.open()).refresh_models(partition_window(context).start)
+    return dg.MaterializeResult(metadata=report_metadata(report))
