@@ -39,6 +39,7 @@ class _Line:
     bar_interval: str
     detectors: tuple[Detector, ...]
     checkpoints: list[tuple[datetime, States]] = field(default_factory=list)
+    scored: tuple[Window, pl.DataFrame] | None = None  # what was scored last, to see that nothing has changed
 
     @property
     def is_combined(self) -> bool:
@@ -63,24 +64,46 @@ class Detection:
             for interval in STEPS
         ]
         self._models: list[datetime] = []
+        self._minutes_until: datetime | None = None  # the 1-minute features are complete up to here
         self._baselines: tuple[tuple[datetime, ...], pl.DataFrame] | None = None
 
     def refresh_features(self, window: Window) -> StageReport:
-        """Make the features of all bars that touch the window anew, in one transaction, and return how many.
+        """Make the features of the window anew, in one transaction, and return how many.
 
-        With detectors of 5-second bars alone, the 1-minute rows are left out.
+        5-second rows include the open bar, 1-minute rows only minutes that end within the window (the minute before
+        it, too, which may have ended since). Later rows that look back on the window are made anew as well, but for
+        seasonal baselines, which follow when their day is refreshed. With detectors of 5-second bars alone, the 1-minute
+        rows are left out.
         """
-        fast, slow = window.widened_to(formulas.FAST_STEP), window.widened_to(formulas.SLOW_STEP)
+        fast = window.extended(after=formulas.PREVIOUS_CLOSE_REACH).widened_to(formulas.FAST_STEP)
+        has_slow = any(line.detectors for line in self._lines if line.bar_interval == formulas.SLOW_INTERVAL)
         slow_rows = 0
         with self._warehouse.transaction() as transaction:
             _clear(transaction, formulas.FAST_INTERVAL, fast)
             before = floor(fast.start - formulas.PREVIOUS_CLOSE_REACH, formulas.FAST_STEP)
             bounds = {"start": fast.start, "end": fast.end}
             fast_rows = transaction.execute(formulas.FAST_STATEMENT, bounds | {"before": before})
-            if any(line.detectors for line in self._lines if line.bar_interval == formulas.SLOW_INTERVAL):
+            slow = self._stale_minutes(transaction, window) if has_slow else None
+            if slow is not None:
                 frame = _slow_features(transaction, slow, self._baselines_of(transaction, slow))
                 slow_rows = transaction.replace_window(FEATURES, slow, frame, bar_interval=formulas.SLOW_INTERVAL)
+            if slow is not None:
+                self._minutes_until = _last_minute(transaction, window) or self._minutes_until
         return StageReport(FEATURES.name, window, fast_rows + slow_rows, {"rows_5s": fast_rows, "rows_1m": slow_rows})
+
+    def _stale_minutes(self, transaction: Transaction, window: Window) -> Window | None:
+        """Return the whole minutes whose features the window changes; None where no minute has ended since."""
+        first, end = floor(window.start, formulas.SLOW_STEP), floor(window.end, formulas.SLOW_STEP)
+        start = first - formulas.SLOW_STEP if self._minutes_until is None else min(first, self._minutes_until)
+        if self._minutes_until is not None and first >= self._minutes_until >= end:
+            return None
+        looking_back = transaction.query(
+            f"SELECT max(bar_start) AS last FROM {FEATURES.name} "
+            "WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ?",
+            [formulas.SLOW_INTERVAL, end, end + formulas.SLOW_READ_BEFORE],
+        ).item()
+        end = end if looking_back is None else looking_back + formulas.SLOW_STEP
+        return Window(start, end) if end > start else None
 
     def _baselines_of(self, transaction: Transaction, window: Window) -> pl.DataFrame:
         """Return the seasonal baselines of the window's hours; they rest on earlier hours, so the last is remembered."""
@@ -128,7 +151,7 @@ class Detection:
                 )["valid_from"].to_list()
                 if stored != self._models:
                     line.detectors = with_models(line.detectors, transaction)
-                    line.checkpoints = []  # they may hold what another model has said
+                    line.checkpoints, line.scored = [], None  # they may hold what another model has said
                     self._models = stored
 
     def refresh_scores(self, window: Window, watermark: datetime) -> StageReport:
@@ -151,6 +174,15 @@ def _clear(transaction: Transaction, bar_interval: str, window: Window) -> None:
         f"DELETE FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ?",
         [bar_interval, window.start, window.end],
     )
+
+
+def _last_minute(transaction: Transaction, window: Window) -> datetime | None:
+    """Return the minute of the last trade in the window: those before it have ended."""
+    last = transaction.query(
+        f"SELECT max(bar_start) FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ?",
+        [formulas.FAST_INTERVAL, floor(window.start, formulas.FAST_STEP), window.end],
+    ).item()
+    return None if last is None else floor(last, formulas.SLOW_STEP)
 
 
 def _slow_features(transaction: Transaction, window: Window, baselines: pl.DataFrame) -> pl.DataFrame:
@@ -183,6 +215,10 @@ def _refresh_line(transaction: Transaction, line: _Line, window: Window, waterma
         "ORDER BY bar_start, symbol",
         [line.bar_interval, at, end],
     )
+    if line.scored is not None and line.scored[0] == Window(at, end) and line.scored[1].equals(features):
+        return 0  # no bar has closed since, and no late trade has changed one
+    line.scored = Window(at, end), features
+    settled = window.end + formulas.SLOW_READ_BEFORE  # features that look back on the window may have changed till then
     kept: list[pl.DataFrame] = []
     reached = at
     for cut in _cuts(at, end):
@@ -191,11 +227,7 @@ def _refresh_line(transaction: Transaction, line: _Line, window: Window, waterma
         kept.append(scores)
         reached = cut
         _remember(line, reached, states)
-        if (
-            reached == floor(reached, HOUR)
-            and _store_states(transaction, line, reached, states)
-            and (reached >= window.end)
-        ):
+        if reached == floor(reached, HOUR) and _store_states(transaction, line, reached, states) and reached >= settled:
             break  # what follows was computed from the very same state
     rows = pl.concat(kept).filter(pl.col("bar_start") >= start)
     names = list(line.versions)

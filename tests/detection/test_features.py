@@ -66,3 +66,18 @@ def test_a_day_in_pieces_gives_the_features_of_the_whole(warehouse: Warehouse) -
         reached = until
     assert reached == window.end
     assert_frame_equal(features_of(warehouse), expected, check_exact=True)
+
+
+def test_a_live_run_of_micro_batches_ends_with_the_features_of_the_whole(warehouse: Warehouse) -> None:
+    """Guards against a minute that is never finished because no later window touches it."""
+    frame = trades(hours=1, a_minute=30)
+    stored(warehouse, frame, 1)
+    whole_minutes = pl.col("bar_start") < frame["trade_time"].max().replace(second=0, microsecond=0)  # type: ignore[union-attr]
+    expected = features_of(warehouse).filter(whole_minutes)
+    with warehouse.transaction() as transaction:
+        transaction.execute(f"DELETE FROM {FEATURES.name}")
+    detection = Detection(warehouse)
+    times = frame["trade_time"].to_list()
+    for first, last in zip(times[::40], [*times[39::40], times[-1]], strict=False):
+        detection.refresh_features(Window(first.replace(second=0, microsecond=0), last + timedelta(microseconds=1)))
+    assert_frame_equal(features_of(warehouse).filter(whole_minutes), expected, check_exact=True)
