@@ -13,4 +13,4 @@ if ! "$PYTHON" -m uv pip install --quiet --python "$PYTHON" --require-hashes -r 
     echo "uv could not install; using pip, which takes longer."
     "$PYTHON" -m pip install --quiet --require-hashes -r "$lock"
 fi
-"$PYTHON" -m pip install --quiet --no-deps --no-build-isolation --editable .
+"$PYTHON" -m pip install -qq --no-deps --no-build-isolation --editable .

@@ -1,5 +1,6 @@
 """Every command in README.md does what the README says, in a system that `make demo` started."""
 
+import json
 import os
 import re
 import subprocess
@@ -58,21 +59,26 @@ def test_make_demo_and_every_question_to_it(tmp_path: Path) -> None:
 
 def test_make_up_watches_the_exchange_that_the_settings_name(tmp_path: Path) -> None:
     """The exchange is a simulated one, for no network is promised here; `up` treats it like the live one."""
-    with running_demo(tmp_path) as demo:
-        exchange = {
-            "BINANCE_STREAM_URL": demo.url(9443).replace("http", "ws"),
-            "BINANCE_REST_URL": demo.url(9444),
-        }
-        offset = free_port_offset(PORTS)
-        arguments = f"--duration 30 --no-browser --data-dir {tmp_path / 'live'} --port-offset {offset}"
+    command = [sys.executable, "-m", "cryptotrace_dagster.cli.main", "exchange", "--port", "0", "--rest-port", "0"]
+    exchange = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert exchange.stdout is not None
+        ready = json.loads(exchange.stdout.readline())
+        addresses = {"BINANCE_STREAM_URL": ready["stream_url"], "BINANCE_REST_URL": ready["rest_url"]}
+        arguments = f"--duration 20 --no-browser --data-dir {tmp_path / 'live'} --port-offset {free_port_offset(PORTS)}"
         done = subprocess.run(
             ["make", "up", f"ARGS={arguments}"],
             cwd=ROOT,
-            env=clean_environment(**exchange),
+            env=clean_environment(**addresses),
             capture_output=True,
             text=True,
             check=False,
         )
+    finally:
+        exchange.kill()
+        exchange.wait()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert '"trades_sent": null' in done.stdout.splitlines()[-1]
-    assert '"ticks_missing": 0' in done.stdout.splitlines()[-1]
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["trades_sent"] is None, "the live exchange tells nobody"
+    assert summary["ticks_stored"] > 100
+    assert summary["ticks_missing"] == 0

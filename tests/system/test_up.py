@@ -15,26 +15,22 @@ from tests.system.running import PORTS, UP, clean_environment, running_demo
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 
-def test_killed_services_come_back_and_the_end_leaves_nothing(tmp_path: Path) -> None:
-    """Kills, with SIGKILL, one service of each kind, the broker with all its messages among them."""
-    with running_demo(tmp_path) as system:
-        for service in ("feed", "broker", "code server", "dashboard"):
-            killed = system.pid_of(service)
-            assert killed is not None
-            os.kill(killed, signal.SIGKILL)
-            system.until(lambda s=service, k=killed: system.is_ready(s, instead_of=k), 90, f"{service} is back")
-        assert httpx.get(system.url(8501, "/_stcore/health")).is_success
-        system.process.send_signal(signal.SIGTERM)
-        assert system.process.wait(40) == 0
-        assert [process.cmdline() for process in system.processes()] == []
+def test_killed_services_come_back_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    """Kills, with SIGKILL, one service of each kind, the broker with all its messages among them.
 
-
-def test_ctrl_c_stops_everything_also_when_a_shell_had_the_signal_ignored(tmp_path: Path) -> None:
-    """A shell that starts a job in the background ignores SIGINT for it; children would inherit that."""
+    The system is started as a shell starts a job in the background: with SIGINT ignored, which its children would
+    inherit, and then nothing but SIGKILL would end them.
+    """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with running_demo(tmp_path) as system:
             signal.signal(signal.SIGINT, previous)
+            for service in ("feed", "broker", "code server", "dashboard"):
+                killed = system.pid_of(service)
+                assert killed is not None
+                os.kill(killed, signal.SIGKILL)
+                system.until(lambda s=service, k=killed: system.is_ready(s, instead_of=k), 90, f"{service} is back")
+            assert httpx.get(system.url(8501, "/_stcore/health")).is_success
             system.process.send_signal(signal.SIGINT)
             assert system.process.wait(40) == 0
             assert [process.cmdline() for process in system.processes()] == []
