@@ -9,6 +9,7 @@ took longer than promised to become whole, or when a planned handover was not se
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -188,6 +189,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trades-per-second", type=int, default=1000)
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     with tempfile.TemporaryDirectory(prefix="cryptotrace-faults-") as folder:
         summary = run_matrix(
             Path(folder),
