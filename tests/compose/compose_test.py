@@ -32,9 +32,9 @@ SETTINGS = {
 }
 KILLED = ("kafka", "dagster-daemon", "postgres", "code-location")
 HEALTHY_SECONDS = 300
-TRADES_SECONDS = 180  # after a kill: until new trades are in the warehouse
-RUN_SECONDS = 300
-ALERT_SECONDS = 120
+TRADES_SECONDS = 300  # after a kill: until new trades are in the warehouse
+RUN_SECONDS = 400
+ALERT_SECONDS = 240
 PAGE = 20_000
 
 _LAUNCH = """
