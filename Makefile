@@ -79,8 +79,8 @@ system-test: setup-dev ## Run the tests that start the whole system, one after t
 browser-test: setup-dev ## Run the tests that look at the dashboard in headless Chromium
 	$(RUN) pytest -m browser
 
-faults: setup-dev ## Break every part on purpose and count what is lost or doubled
-	$(RUN) pytest tests/faults
+faults: setup-dev ## Break every part on purpose, at 1,000 trades a second, and compare trade by trade
+	$(RUN) tests.faults.matrix --full $(ARGS)
 
 compose-test: setup-dev ## Build the image, run the compose file on a Docker engine, break it, restore it (10 minutes)
 	$(RUN) tests.compose.compose_test

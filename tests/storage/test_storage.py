@@ -326,3 +326,21 @@ def test_every_column_type_is_covered_by_the_round_trip() -> None:
     sent = {column.type for table in (RAW_TICKS, DEAD_LETTERS) for column in table.columns}
     derived = {ColumnType.DOUBLE, ColumnType.VOLUME, ColumnType.QUOTE_VOLUME}
     assert sent | derived == set(ColumnType)
+
+
+def test_an_object_store_is_reached_with_the_usual_variables_and_keeps_its_secret(
+    lake: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request is made: the lake remembers another place, and says so before anything is read there."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "quite'secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9/")
+    elsewhere = Warehouse(lake.url, data_path="s3://bucket/lake/")
+    with pytest.raises(StorageError, match="is not where the warehouse"):
+        elsewhere.read("SELECT 1")
+    with lake.reading() as connection:
+        (secret,) = connection.execute("SELECT secret_string FROM duckdb_secrets() WHERE type = 's3'").fetchall()
+    assert "endpoint=127.0.0.1:9" in secret[0]
+    assert "url_style=path" in secret[0]
+    assert "use_ssl=false" in secret[0]
+    assert "quite" not in secret[0]
