@@ -6,6 +6,8 @@ import threading
 from datetime import timedelta
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -135,16 +137,15 @@ def test_a_topic_made_anew_is_read_from_its_start(store: Warehouse) -> None:
 
 @pytest.mark.kafka
 def test_messages_that_retention_deleted_are_named_as_a_gap(store: Warehouse) -> None:
-    from confluent_kafka import TopicPartition
-    from confluent_kafka.admin import AdminClient
-
     address = real_kafka()
     topic = Topic(address)
     create_topic(address, topic.name, partitions=1)
     topic.send_ids(range(1, 101))
     ingest(store, topic)
     topic.send_ids(range(101, 201))
-    AdminClient({"bootstrap.servers": address}).delete_records([TopicPartition(topic.name, 0, 150)])
+    admin = AdminClient({"bootstrap.servers": address})
+    deletions = admin.delete_records([TopicPartition(topic.name, 0, 150)])
+    assert [deletion.result(20).low_watermark for deletion in deletions.values()] == [150]
     topic.send_ids([201])
     ingest(store, topic)
     assert open_gaps(store) == [(101, 150)]
