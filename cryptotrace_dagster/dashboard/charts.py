@@ -58,7 +58,9 @@ def market_chart(
         "yAxis": [
             _value_axis(0, "", palette, {"scale": True}),
             _value_axis(1, "volume", palette, {"splitNumber": 2}),
-            _value_axis(2, "anomaly", palette, {"splitNumber": 2, "min": -2, "max": _score_top(frame)}),
+            _value_axis(
+                2, "anomaly", palette, {"splitNumber": 2, "min": -2, "startValue": -2, "max": _score_top(frame)}
+            ),
             *(
                 [_value_axis(3, feature.replace("_", " "), palette, {"scale": True, "splitNumber": 2})]
                 if feature

@@ -3,6 +3,9 @@
 Owns the layout of both. Stays out: queries (source.py) and drawing (charts.py).
 """
 
+import html
+from urllib.parse import urlencode
+
 import polars as pl
 import streamlit as st
 
@@ -53,19 +56,9 @@ def _card(row: dict[str, object], spark: list[float]) -> None:
     price, change = float(row["last_price"]), float(row["change_pct"])  # type: ignore[arg-type]
     state = anomaly_state(row["anomaly_score"])  # type: ignore[arg-type]
     symbol = str(row["symbol"])
-    is_chosen = st.session_state.get("symbol") == symbol
+    is_chosen = st.session_state.get("symbol", st.query_params.get("symbol")) == symbol
     with st.container(border=True, width=CARD_WIDTH, gap="xxsmall", key=f"card-{symbol}"):
-        if st.button(
-            f"**{symbol}**" if is_chosen else symbol,
-            key=f"choose-{symbol}",
-            type="tertiary",
-            icon=":material/arrow_drop_down:" if is_chosen else None,
-            icon_position="right",
-            help="Shown below" if is_chosen else "Show below",
-            on_click=_choose,
-            args=(symbol,),
-        ):
-            st.rerun()
+        st.html(_link_to(symbol, is_chosen))
         st.metric(
             symbol,
             price_text(price),
@@ -80,8 +73,18 @@ def _card(row: dict[str, object], spark: list[float]) -> None:
         )
 
 
-def _choose(symbol: str) -> None:
-    st.session_state["symbol"] = symbol
+def _link_to(symbol: str, is_chosen: bool) -> str:
+    """Return a link that shows a symbol below.
+
+    Not a button: what a button sets on the server can be undone by a beat that the browser sent before it knew.
+    """
+    kept = {name: value for name in ("interval", "feature") if (value := st.query_params.get(name)) is not None}
+    address = html.escape("?" + urlencode({"symbol": symbol, **kept}))
+    mark, weight = (' aria-current="true"', 700) if is_chosen else ("", 400)
+    style = f"color: inherit; text-decoration: none; font-weight: {weight}"
+    name = html.escape(symbol)
+    sign = " ▾" if is_chosen else ""
+    return f'<a href="{address}" target="_self" title="Show {name} below" style="{style}"{mark}>{name}{sign}</a>'
 
 
 def _watch_table(rows: pl.DataFrame, sparks: dict[str, list[float]]) -> None:

@@ -17,8 +17,8 @@ def chart_of(page: Page) -> None:
 
 
 def card_of(page: Page, symbol: str) -> Locator:
-    """Return the button on a symbol's card in the watch list."""
-    return page.locator(f".st-key-choose-{symbol} button").first
+    """Return the link on a symbol's card in the watch list."""
+    return page.locator(f".st-key-card-{symbol} a")
 
 
 def test_the_first_look_shows_a_live_market(demo: RunningSystem, open_page: Open) -> None:
@@ -43,7 +43,7 @@ def test_choosing_a_symbol_changes_the_address_and_the_address_opens_the_same_vi
     shared = open_page(page.url, scheme="dark")
     chart_of(shared)
     expect(shared.get_by_role("radio", name="5m", exact=True)).to_be_checked()
-    expect(card_of(shared, "SOLUSDT").locator("strong").first).to_be_visible()  # the chosen card stands out
+    expect(card_of(shared, "SOLUSDT")).to_have_attribute("aria-current", "true")  # the chosen card stands out
     picture(shared, "dashboard-market-dark")
 
 

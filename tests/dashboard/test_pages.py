@@ -31,10 +31,11 @@ def test_a_shared_address_opens_the_same_view(show: Show, filled: Path) -> None:
     assert app.selectbox(key="feature").value == "rsi"
 
 
-def test_choosing_a_card_shows_that_symbol(show: Show, filled: Path) -> None:
-    app = show(filled)
-    app.button(key="choose-SOLUSDT").click().run()
-    assert app.selectbox(key="symbol").value == "SOLUSDT"
+def test_each_card_links_to_its_symbol_and_keeps_the_rest(show: Show, filled: Path) -> None:
+    app = show(filled, symbol="BTCUSDT", interval="5m")
+    links = [block.value for block in app.get("html")]
+    assert any('href="?symbol=SOLUSDT&amp;interval=5m"' in link and "aria-current" not in link for link in links)
+    assert any('href="?symbol=BTCUSDT&amp;interval=5m"' in link and "aria-current" in link for link in links)
 
 
 def test_an_address_that_names_nothing_known_is_not_an_error(show: Show, filled: Path) -> None:
