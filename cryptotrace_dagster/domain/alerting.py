@@ -28,7 +28,7 @@ NOW_SPAN = timedelta(seconds=60)  # "now" in a message
 BEFORE_SPAN = timedelta(minutes=10)  # what "usual" in a message is taken from
 LEAST_BEFORE = timedelta(minutes=2)
 SURROUNDINGS_SPAN = NOW_SPAN + BEFORE_SPAN
-MENTIONED_TIMES_A_DAY = 24.0  # what comes every hour says nothing
+MENTIONED_TIMES_A_DAY = 1.0  # what comes more often is no reason to be alarmed, and would only confuse
 
 
 def alerts_of(
