@@ -35,7 +35,7 @@ def registry_is_reached(engine: Engine) -> bool:
 
 
 def build_standins(engine: Engine, log: Path) -> list[str]:
-    """Make the images that are not there yet; return the tags that are stand-ins."""
+    """Make the images that are not there yet; return the tags that are no published images."""
     if not _is_there(engine, PYTHON_IMAGE):
         packages = ["python3.11", "python3-venv", "ca-certificates"]
         _import(engine, PYTHON_IMAGE, _debian("bookworm", "python", packages, _finish_python))
@@ -47,7 +47,7 @@ def build_standins(engine: Engine, log: Path) -> list[str]:
         shutil.copytree(fetch_jars(), Path(folder) / "libs")
         for tag, name in ((POSTGRES_IMAGE, "postgres"), (KAFKA_IMAGE, "kafka")):
             engine.build(tag, Path(folder), Path(folder) / f"{name}.Dockerfile", log)
-    return [PYTHON_IMAGE, POSTGRES_IMAGE, KAFKA_IMAGE]
+    return [PYTHON_IMAGE, SERVICES_IMAGE, POSTGRES_IMAGE, KAFKA_IMAGE]
 
 
 def _is_there(engine: Engine, tag: str) -> bool:
