@@ -6,7 +6,7 @@ from datetime import UTC, timedelta
 import dagster as dg
 
 from cryptotrace_dagster.assets.common import LIVE_JOB, MARKET_JOB, RETRIES, RUN_LIMIT_TAGS
-from cryptotrace_dagster.assets.housekeeping import delete_old_runs, forget_old, merge_lake_files
+from cryptotrace_dagster.assets.housekeeping import delete_old_runs, forget_old, merge_lake_files, pack_yesterday
 from cryptotrace_dagster.assets.live import follow_market
 from cryptotrace_dagster.pipeline.dirty import dirty_days, market_watermark
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
@@ -87,8 +87,9 @@ def after_midnight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     executor_def=dg.in_process_executor,
 )
 def housekeeping() -> None:
-    """Deletes rows and runs that are older than the settings keep them."""
+    """Deletes rows and runs that are older than the settings keep them, and packs the ticks of the day that ended."""
     forget_old()
+    pack_yesterday()
     delete_old_runs()
 
 

@@ -8,7 +8,13 @@ import dagster as dg
 from cryptotrace_dagster.assets.alerting import alerts
 from cryptotrace_dagster.assets.common import OWNERS, RETRIES, WAREHOUSE_POOL
 from cryptotrace_dagster.domain.windows import utc_now
-from cryptotrace_dagster.pipeline.housekeeping import Retention, forget_old_rows, maintain_lake
+from cryptotrace_dagster.pipeline.housekeeping import (
+    Retention,
+    forget_old_rows,
+    last_closed_day,
+    maintain_lake,
+    pack_ticks,
+)
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
 from cryptotrace_dagster.settings import load_settings
 
@@ -39,6 +45,14 @@ def forget_old(context: dg.OpExecutionContext, warehouse: WarehouseResource) -> 
     """Delete the rows that are older than the settings keep them."""
     forgotten = forget_old_rows(warehouse.open(), Retention.from_settings(load_settings()), utc_now())
     context.add_output_metadata({f"{name}_deleted": count for name, count in forgotten.items()})
+
+
+@dg.op(pool=WAREHOUSE_POOL, retry_policy=RETRIES)
+def pack_yesterday(context: dg.OpExecutionContext, warehouse: WarehouseResource) -> None:
+    """Store the ticks of the day that has ended so that they take half the room."""
+    store = warehouse.open()
+    day = last_closed_day(store, utc_now())
+    context.add_output_metadata({"ticks_packed": 0 if day is None else pack_ticks(store, day)})
 
 
 @dg.op(pool=WAREHOUSE_POOL, retry_policy=RETRIES)

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 from polars.testing import assert_frame_equal
 
-from cryptotrace_dagster.bench.market import DAY, PUMPED, MarketDay, bar_totals, fill_day
+from cryptotrace_dagster.bench.market import DAY, PUMPED, MarketDay, bar_totals, fill_day, stored_bytes
 from cryptotrace_dagster.bench.rows import Pair, Row, Target, WrongWorkError, measured_pairs, require, row_of_pairs
 from cryptotrace_dagster.bench.sizes import Sizes
 from cryptotrace_dagster.connections import connected
@@ -17,6 +17,7 @@ from cryptotrace_dagster.domain.bars import BAR_INTERVALS
 from cryptotrace_dagster.pipeline.alerts import refresh_alerts
 from cryptotrace_dagster.pipeline.bars import refresh_bars
 from cryptotrace_dagster.pipeline.detection import Detection
+from cryptotrace_dagster.pipeline.housekeeping import pack_ticks
 from cryptotrace_dagster.pipeline.rule_source import load_rules
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.tables import (
@@ -59,6 +60,7 @@ def measure_day(sizes: Sizes) -> list[Row]:
         detection = measured_pairs(lambda: Pair(_detect(warehouse), _plain(warehouse)), sizes.repeats)
         _check_detection(warehouse)
         scaling = measured_pairs(lambda: Pair(_detect(warehouse), _detect(small)), max(1, sizes.repeats // 2))
+        tick_size = _tick_size(warehouse, day)
     return [
         row_of_pairs("bars", "bars of a day, all six intervals", "s", bars, _PLAIN, BARS_TARGET, ticks=day.ticks),
         row_of_pairs(
@@ -78,19 +80,24 @@ def measure_day(sizes: Sizes) -> list[Row]:
             "the same for a tenth of the ticks",
             SCALING_TARGET,
         ),
-        tick_size_row(day),
+        tick_size,
     ]
 
 
-def tick_size_row(day: MarketDay) -> Row:
-    """Return the row of what a stored tick takes."""
+def _tick_size(warehouse: Warehouse, day: MarketDay) -> Row:
+    """Return the row of what a stored tick takes once its day is packed, as it is every night."""
+    ids = f"SELECT count(*), count(DISTINCT (symbol, trade_id)) FROM {RAW_TICKS.name}"
+    before = stored_bytes(warehouse)
+    pack_ticks(warehouse, DAY)
+    packed = day.bytes_per_tick - (before - stored_bytes(warehouse)) / day.ticks
+    require(warehouse.read(ids).row(0) == (day.ticks, day.ticks), "packing lost or doubled ticks")
     return Row(
         name="tick_size",
-        what="stored tick, ids and times included",
-        value=day.bytes_per_tick,
+        what="stored tick of a closed day, ids and times included",
+        value=packed,
         unit="bytes",
         target=TICK_TARGET,
-        details={"ticks": day.ticks},
+        details={"ticks": day.ticks, "bytes_before_packing": round(day.bytes_per_tick, 2)},
     )
 
 

@@ -121,10 +121,10 @@ def fill_day(warehouse: Warehouse, count: int, symbols: int = 10) -> MarketDay:
             "SELECT symbol, min(trade_id), max(trade_id), min(trade_time), max(trade_time) FROM staged GROUP BY symbol"
         )
         transaction.connection.execute("DROP TABLE staged")
-    return MarketDay(count, names, _stored_bytes(warehouse) / count)
+    return MarketDay(count, names, stored_bytes(warehouse) / count)
 
 
-def _stored_bytes(warehouse: Warehouse) -> int:
+def stored_bytes(warehouse: Warehouse) -> int:
     """Return how much of the file its blocks hold, once the log is folded in."""
     with connected(warehouse.address, read_only=False, wait_seconds=60) as connection:
         connection.execute("CHECKPOINT")

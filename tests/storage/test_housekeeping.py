@@ -7,9 +7,16 @@ from pathlib import Path
 import polars as pl
 from polars.testing import assert_frame_equal
 
+from cryptotrace_dagster.bench.market import DAY, fill_day, stored_bytes
 from cryptotrace_dagster.domain.windows import Window, day_window, utc_now
 from cryptotrace_dagster.pipeline.bars import refresh_bars
-from cryptotrace_dagster.pipeline.housekeeping import Retention, forget_old_rows, maintain_lake
+from cryptotrace_dagster.pipeline.housekeeping import (
+    Retention,
+    forget_old_rows,
+    last_closed_day,
+    maintain_lake,
+    pack_ticks,
+)
 from cryptotrace_dagster.pipeline.ingest import store_ticks
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
@@ -151,3 +158,35 @@ def test_a_file_needs_no_maintenance(warehouse: Warehouse) -> None:
 def _files(lake: Warehouse) -> int:
     assert lake.address.data_path is not None
     return len(list(Path(lake.address.data_path).glob("**/raw_ticks/**/*.parquet")))
+
+
+def test_packing_a_day_changes_no_trade_and_stores_each_symbol_together(warehouse: Warehouse) -> None:
+    mixed = [
+        {"symbol": symbol, "trade_id": number, "trade_time": NOON + number * timedelta(seconds=1)}
+        for number in range(1, 200)
+        for symbol in ("BTCUSDT", "ETHUSDT")
+    ]
+    midnight = day_window(NOON.date()).end
+    edges = [
+        {"symbol": "BTCUSDT", "trade_id": 900, "trade_time": midnight - timedelta(microseconds=1)},
+        {"symbol": "BTCUSDT", "trade_id": 901, "trade_time": midnight},
+    ]
+    store_ticks(warehouse, ticks(*mixed[::-1], *edges), NOON)
+    everything = f"SELECT * FROM {RAW_TICKS.name} ORDER BY symbol, trade_id"
+    before = warehouse.read(everything)
+    day = last_closed_day(warehouse, midnight + DAYS)
+    assert day == day_window(NOON.date())
+    assert pack_ticks(warehouse, day) == len(mixed) + 1
+    assert_frame_equal(warehouse.read(everything), before)
+    as_stored = warehouse.read(f"SELECT symbol, trade_id FROM {RAW_TICKS.name} WHERE trade_id < 900 ORDER BY rowid")
+    assert as_stored["symbol"].rle_id().max() == 1
+
+
+def test_packed_ticks_take_little_more_than_half_the_room(warehouse: Warehouse) -> None:
+    loose = fill_day(warehouse, 500_000).bytes_per_tick
+    pack_ticks(warehouse, DAY)
+    assert stored_bytes(warehouse) / 500_000 < 0.75 * loose
+
+
+def test_an_empty_warehouse_has_no_day_to_pack(warehouse: Warehouse) -> None:
+    assert last_closed_day(warehouse, NOON) is None
