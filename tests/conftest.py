@@ -8,17 +8,15 @@ import pytest
 
 from cryptotrace_dagster.storage import Warehouse
 from tests.broker import mock_cluster
-from tests.stores import lake, new_store, postgres, store  # noqa: F401 - fixtures
+from tests.stores import chosen_store, lake, new_store, postgres, store  # noqa: F401 - fixtures
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    """Return an empty warehouse with all its tables, as a real DuckDB file."""
-    file = Warehouse(str(tmp_path / "warehouse" / "cryptotrace.duckdb"))
-    file.create()
-    return file
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
+    """Return an empty warehouse with all its tables: a real DuckDB file, unless TEST_STORE asks for a lake."""
+    return chosen_store(request, tmp_path)
 
 
 @pytest.fixture

@@ -75,9 +75,11 @@ def postgres_server() -> Iterator[PostgresServer]:
     try:
         subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)  # type: ignore[call-overload]
         options = ["-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-c", "fsync=off"]
+        setpriv = shutil.which("setpriv")
+        with_us = [setpriv, "--pdeathsig", "QUIT", "--"] if setpriv else []  # also when the tests are killed
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(  # type: ignore[call-overload]
-                [binaries / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd=folder, **as_user
+                [*with_us, binaries / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd=folder, **as_user
             )
         _wait_until_ready(binaries, port)
         yield PostgresServer(binaries, port)

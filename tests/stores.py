@@ -4,6 +4,7 @@ Fixtures for every room; `conftest.py` lends them.
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,20 @@ def postgres() -> Iterator[PostgresServer]:
     """Return a PostgreSQL that all tests of the session share."""
     with postgres_server() as server:
         yield server
+
+
+def chosen_store(request: pytest.FixtureRequest, folder: Path) -> Warehouse:
+    """Return an empty warehouse with all its tables, of the kind that TEST_STORE names: `file`, or `lake`.
+
+    The tests of whole rooms run on a file; with TEST_STORE=lake the same ones run on DuckLake.
+    """
+    if os.environ.get("TEST_STORE", "file") == "lake":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        warehouse = Warehouse(server.create_database(f"lake{next(_numbers)}"), data_path=f"{folder / 'lake'}/")
+    else:
+        warehouse = Warehouse(str(folder / "warehouse" / "cryptotrace.duckdb"))
+    warehouse.create()
+    return warehouse
 
 
 @pytest.fixture(params=["file", "lake"])

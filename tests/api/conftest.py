@@ -12,15 +12,15 @@ from cryptotrace_dagster.api.app import create_app
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
 from tests.market import fill
+from tests.stores import chosen_store
 
 UNLIMITED = RateLimit(requests_per_second=1e9, burst=1e9)
 
 
 @pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def market(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """Return a warehouse with an hour of three symbols that nobody writes to."""
-    store = Warehouse(str(tmp_path_factory.mktemp("market") / "cryptotrace.duckdb"))
-    store.create()
+    store = chosen_store(request, tmp_path_factory.mktemp("market"))
     fill(store, minutes=60)
     return store
 
