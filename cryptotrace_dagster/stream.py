@@ -318,7 +318,7 @@ def _read_together(values: list[bytes]) -> pl.DataFrame | None:
         return None
     try:
         wire = pl.read_ndjson(lines, schema=_WIRE_SCHEMA)
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, OSError):  # the latter: bytes that look like a compressed file, and are none
         return None
     has_all = wire.height == len(values) and not any(wire[name].null_count() for name in wire.columns)
     return wire if has_all else None

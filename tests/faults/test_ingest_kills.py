@@ -38,7 +38,7 @@ class Trading:
             self.last_id = ids[-1]
 
 
-def wait_until_stored(store: Warehouse, last_id: int, seconds: float = 60) -> None:
+def wait_until_stored(store: Warehouse, last_id: int, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     question = "SELECT count(*) FROM trade_id_ranges WHERE first_id = 1 AND last_id >= ?"
     while store.read(question, [last_id]).item() < len(SYMBOLS):
