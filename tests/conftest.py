@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
 from tests.broker import mock_cluster
 from tests.stores import chosen_store, lake, new_store, postgres, store  # noqa: F401 - fixtures
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test see settings of this machine, nor those that loading the definitions exported for another test."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
