@@ -279,11 +279,12 @@ def check_published_copy(settings: Settings) -> Finding:
 
 def check_dagster(settings: Settings) -> Finding:
     """Return whether Dagster's UI answers and its daemon's heart beats."""
+    url = "http://dagster-webserver:3000" if settings.in_containers else settings.dagster_url
     try:
-        answer = httpx.post(f"{settings.dagster_url}/graphql", json={"query": _DAEMONS}, timeout=PATIENCE_SECONDS)
+        answer = httpx.post(f"{url}/graphql", json={"query": _DAEMONS}, timeout=PATIENCE_SECONDS)
         statuses: list[dict[str, Any]] = answer.json()["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return Finding("dagster", Verdict.FAULT, f"its UI does not answer at {settings.dagster_url}", _START)
+        return Finding("dagster", Verdict.FAULT, f"its UI does not answer at {url}", _START)
     asleep = [str(each["daemonType"]).lower() for each in statuses if each["required"] and not each["healthy"]]
     if asleep:
         return Finding(
@@ -292,15 +293,19 @@ def check_dagster(settings: Settings) -> Finding:
             f"no heartbeat of the daemon: {', '.join(asleep)}",
             "start `dagster-daemon run` (or `cryptotrace up`) again, and see its log in DATA_DIR/logs",
         )
-    return Finding("dagster", Verdict.OK, f"{settings.dagster_url}, daemon heartbeat fresh")
+    return Finding("dagster", Verdict.OK, f"{url}, daemon heartbeat fresh")
 
 
 def check_services(settings: Settings) -> Finding:
     """Return whether feed, API and dashboard run and call themselves well."""
+
+    def host(container: str) -> str:
+        return container if settings.in_containers else "127.0.0.1"
+
     addresses = {
-        "feed": f"http://127.0.0.1:{settings.feed_port}/healthz",
-        "API": f"http://127.0.0.1:{settings.api_port}/healthz",
-        "dashboard": f"http://127.0.0.1:{settings.dashboard_port}/_stcore/health",
+        "feed": f"http://{host('feed')}:{settings.feed_port}/healthz",
+        "API": f"http://{host('api')}:{settings.api_port}/healthz",
+        "dashboard": f"http://{host('dashboard')}:{settings.dashboard_port}/_stcore/health",
     }
     troubles = [trouble for name, url in addresses.items() if (trouble := _trouble_of(name, url))]
     if troubles:

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     receiver_url: str = Field(
         default="", description="The local receiver in place of Discord, for the dashboard; `up --demo` sets it."
     )
+    in_containers: bool = Field(
+        default=False, description="Whether the services are containers that find each other by name; compose sets it."
+    )
     start_fill_minutes: int = Field(
         default=60,
         ge=0,

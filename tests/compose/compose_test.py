@@ -147,6 +147,15 @@ def see_an_alert(stack: Stack, report: Report) -> None:
     report.note(alert=title, alert_seconds_after_the_crash_began=round(time.monotonic() - began, 1))
 
 
+def ask_the_doctor(stack: Stack, report: Report) -> None:
+    """Let `cryptotrace doctor` look at every part from the inside, once the first published copy can be there."""
+    said = stack.script("status")
+    faults = [line for line in said.splitlines() if line.startswith("✗")]
+    if faults or "✓  services" not in said:
+        raise ComposeTestError(f"The doctor found faults:\n{said}")
+    report.note(doctor_faults=len(faults))
+
+
 def trades_stored(stack: Stack) -> int:
     """Return how many trades the warehouse holds."""
     return int(stack.rows("SELECT count(*) AS n FROM raw_ticks")[0]["n"])
@@ -247,6 +256,8 @@ def check_everything(engine: Engine, folder: Path, report: Report) -> None:
             see_an_alert(stack, report)
         with report.step("run in a container"):
             materialise(stack, report)
+        with report.step("doctor"):
+            ask_the_doctor(stack, report)
         kill_in_turn(stack, report)
         with report.step("compare trades"):
             compare_trades(stack, report)
