@@ -34,9 +34,12 @@ class Trial:
 
 
 def try_rules(warehouse: Warehouse, book: RuleBook, end: datetime, span: timedelta) -> Trial:
-    """Return what the rules would have rung in the last `span` (at most a day) before `end`."""
+    """Return what the rules would have rung in the last `span` (at most a day) before `end`, as far as bars reach back."""
     window = Window(end - min(span, LONGEST_TRIAL), end)
     with warehouse.reading() as connection:
         market = read_market(connection, book, window)
+    earliest = market.bars["bar_start"].min()
+    if isinstance(earliest, datetime):  # or the rate would count hours in which nothing was watched
+        window = Window(min(max(window.start, earliest), end), end)
     rung = alerts_of(book, market, until=end, lateness=ALLOWED_LATENESS, raised_at=end)
     return Trial(window, rung.filter(pl.col("available_at") >= window.start))

@@ -97,6 +97,7 @@ def test_a_rule_is_tried_and_the_answer_follows_the_edit(demo: RunningSystem, op
     rule.fill(rule.input_value().replace("2.0", "0.3"))
     rule.press("Control+Enter")
     expect(page.get_by_text(re.compile(r"^\d+ times$"))).to_be_visible()
+    chart_of(page)
     picture(page, "dashboard-try-rules")
     rule.fill(rule.input_value().replace("kind", "kindd"))
     rule.press("Control+Enter")

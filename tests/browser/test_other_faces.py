@@ -35,7 +35,7 @@ def test_an_asset_is_materialised_by_hand_and_its_checks_are_seen(demo: RunningS
     page = open_page(demo.url(3000, "/assets/ohlc_bars?view=checks"))
     expect(page.get_by_text("bars_are_consistent").first).to_be_visible()
     page.get_by_role("button", name=re.compile("^.*Materialize")).first.click()
-    page.get_by_test_id("latest-partition-button").click()  # today
+    page.get_by_role("button", name="Latest", exact=True).click()  # today
     page.get_by_role("button", name=re.compile("Launch")).last.click()
     expect(page.get_by_text("Passed").first).to_be_visible(timeout=RUN_PATIENCE_MS)
     picture(page, "dagster-checks")

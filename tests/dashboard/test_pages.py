@@ -107,6 +107,7 @@ def test_a_rule_is_tried_over_the_stored_market(show: Show, filled: Path) -> Non
     app = show(filled, "rules.try_rules_page")
     assert not app.exception
     assert app.metric[0].value == "1 time"
+    assert app.metric[1].value == "16.0"  # once in the hour and a half that is stored, not once in a day
     app.text_area[0].set_value(app.text_area[0].value.replace("2.0", "50.0")).run()
     assert "kept quiet" in words(app)
     app.text_area[0].set_value(app.text_area[0].value.replace("within", "withn")).run()
