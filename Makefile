@@ -11,7 +11,7 @@ LOCK_OPTIONS := --universal --generate-hashes --python-version 3.11 --no-emit-in
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test system-test browser-test faults bench check lint format types imports \
+.PHONY: help setup setup-dev demo up test system-test browser-test faults bench bench-guard check lint format types imports \
 	lock lock-check secrets docs hooks clean
 
 help: ## List what can be done
@@ -86,7 +86,10 @@ compose-test: setup-dev ## Build the image, run the compose file on a Docker eng
 	$(RUN) tests.compose.compose_test
 
 bench: setup-dev ## Measure speed; the last line is JSON
-	$(CRYPTOTRACE) bench
+	$(CRYPTOTRACE) bench $(ARGS)
+
+bench-guard: setup-dev ## Compare speed with the last recorded ratios; fails at a loss of more than 30 %
+	$(CRYPTOTRACE) bench --guard tests/bench/recorded.json
 
 # --- check it
 

@@ -17,7 +17,7 @@ from cryptotrace_dagster.bench.workers import end
 from cryptotrace_dagster.supervisor.preflight import free_port
 from cryptotrace_dagster.supervisor.readiness import dagster_daemon_is_healthy, url_answers
 
-_START_SECONDS = 180.0
+_START_SECONDS = 300.0
 _RUN_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
 _RUNS = "{ runsOrError { ... on Runs { results { runId status creationTime endTime } } } }"

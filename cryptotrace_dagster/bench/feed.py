@@ -29,8 +29,8 @@ def measure_feed(sizes: Sizes) -> list[Row]:
         def check() -> Pair:
             return Pair(_microseconds(run_worker("frame_reader", "check", str(count), str(SYMBOLS)), count), bare())
 
-        feed_pairs = measured_pairs(whole, sizes.repeats)
-        check_pairs = measured_pairs(check, sizes.repeats, warm_ups=0)
+        feed_pairs = measured_pairs(whole, sizes.repeats, sizes.warm_ups)
+        check_pairs = measured_pairs(check, sizes.repeats)
     return [
         row_of_pairs(
             "feed",

@@ -37,7 +37,7 @@ def measure_ingest(sizes: Sizes) -> list[Row]:
             return Pair(count / ours["seconds"], count / bare["seconds"])
 
         is_long = count > 5_000_000  # it warms up by itself, and would take minutes more
-        pairs = measured_pairs(once, 1 if is_long else sizes.repeats, warm_ups=0 if is_long else 1)
+        pairs = measured_pairs(once, 1 if is_long else sizes.repeats, warm_ups=0 if is_long else sizes.warm_ups)
     return [
         row_of_pairs(
             "ingest",

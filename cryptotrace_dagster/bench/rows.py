@@ -80,7 +80,7 @@ class Row:
         }
 
 
-def measured_pairs(measure: Callable[[], Pair], repeats: int, warm_ups: int = 1) -> list[Pair]:
+def measured_pairs(measure: Callable[[], Pair], repeats: int, warm_ups: int = 0) -> list[Pair]:
     """Return the pairs of so many repeats, after some that do not count."""
     for _ in range(warm_ups):
         measure()

@@ -10,6 +10,7 @@ class Sizes:
     """Sizes of all benchmarks."""
 
     repeats: int
+    warm_ups: int
     feed_trades: int
     embedded_messages: int  # the embedded broker keeps about 5 MiB a partition
     kafka_messages: int
@@ -17,6 +18,7 @@ class Sizes:
     micro_batches: int
     warm_history_minutes: int
     events: int  # on the fast path, one symbol each: a rule rings once in half an hour per symbol
+    history: str  # of the exchange before the system starts, for the fast path
     floor_runs: int
     starts: int
     idle_seconds: float
@@ -24,6 +26,7 @@ class Sizes:
 
 FULL = Sizes(
     repeats=5,
+    warm_ups=1,
     feed_trades=200_000,
     embedded_messages=300_000,
     kafka_messages=20_000_000,
@@ -31,12 +34,14 @@ FULL = Sizes(
     micro_batches=40,
     warm_history_minutes=60,
     events=50,
+    history="15m",
     floor_runs=8,
     starts=3,
     idle_seconds=60.0,
 )
 QUICK = Sizes(
     repeats=5,
+    warm_ups=1,
     feed_trades=40_000,
     embedded_messages=100_000,
     kafka_messages=300_000,
@@ -44,6 +49,7 @@ QUICK = Sizes(
     micro_batches=10,
     warm_history_minutes=5,
     events=12,
+    history="3m",
     floor_runs=2,
     starts=1,
     idle_seconds=15.0,

@@ -38,8 +38,8 @@ BENCHMARKS = (
         measure_fast_path,
     ),
 )
-# What needs no whole system: short and steady enough to be compared from commit to commit.
-GUARDED = ("feed", "ingest", "day", "micro_batch")
+# The rows that are short and steady enough to be compared from commit to commit.
+GUARDED = ("feed", "feed_check", "ingest", "bars", "detection")
 
 
 def chosen(only: Iterable[str]) -> list[Benchmark]:

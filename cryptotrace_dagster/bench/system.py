@@ -28,7 +28,6 @@ FEWEST_ALERTS = 100
 LOAD_SYMBOLS = 50
 LOAD_TRADES_PER_SECOND = 1_000
 _IDLE_TRADES_PER_SECOND = 0.01
-_HISTORY = "15m"
 _EVENT_SECONDS = 5.0
 _SETTLE_SECONDS = 20.0
 _DRAIN_SECONDS = 180.0
@@ -84,7 +83,7 @@ def measure_fast_path(sizes: Sizes) -> list[Row]:
         folder = Path(name)
         today = utc_now()
         days = ((today - timedelta(minutes=20)).date().isoformat(), today.date().isoformat())
-        with outside_parties(folder, symbols, LOAD_TRADES_PER_SECOND, SEED, _HISTORY) as outside:
+        with outside_parties(folder, symbols, LOAD_TRADES_PER_SECOND, SEED, sizes.history) as outside:
             backfill(folder, outside, days)
             with running_system(folder, outside) as system:
                 readers = Readers(system.api_url, system.warehouse_path, symbols[0])

@@ -50,7 +50,7 @@ def bench(
     if record is not None and not outcome.refused:
         from cryptotrace_dagster.bench.guard import write_record
 
-        write_record(record, outcome.rows, machine)
+        write_record(record, [row for row in outcome.rows if row.name in GUARDED], machine)
     rows = {row.name: row.as_dict() for row in outcome.rows}
     print(json.dumps({"rows": rows, "refused": outcome.refused, "machine": machine, "quick": quick}))
     raise typer.Exit(1 if outcome.refused else 0)

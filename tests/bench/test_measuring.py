@@ -25,6 +25,7 @@ from cryptotrace_dagster.stream import decode_ticks
 TINY = dataclasses.replace(
     QUICK,
     repeats=1,
+    warm_ups=0,
     feed_trades=3_000,
     embedded_messages=5_000,
     kafka_messages=5_000,
