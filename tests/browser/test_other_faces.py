@@ -1,14 +1,11 @@
 """The API's documentation and Dagster's UI, in a real browser against the running demo."""
 
-import re
-
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Open, picture
 from tests.system.running import RunningSystem
 
-RUN_PATIENCE_MS = 420_000
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
@@ -30,12 +27,8 @@ def test_dagster_shows_the_whole_way_of_the_data(demo: RunningSystem, open_page:
     picture(page, "dagster-lineage")
 
 
-def test_an_asset_is_materialised_by_hand_and_its_checks_are_seen(demo: RunningSystem, open_page: Open) -> None:
-    """The run waits in the queue until the live run has had its time; then every check speaks."""
+def test_dagster_lists_the_checks_of_an_asset_by_what_they_hold(demo: RunningSystem, open_page: Open) -> None:
     page = open_page(demo.url(3000, "/assets/ohlc_bars?view=checks"))
-    expect(page.get_by_text("bars_are_consistent").first).to_be_visible()
-    page.get_by_role("button", name=re.compile("^.*Materialize")).first.click()
-    page.get_by_role("button", name="Latest", exact=True).click()  # today
-    page.get_by_role("button", name=re.compile("Launch")).last.click()
-    expect(page.get_by_text("Passed").first).to_be_visible(timeout=RUN_PATIENCE_MS)
+    for check in ("bars_are_consistent", "bars_add_up_to_the_ticks", "no_bar_lies_in_the_future"):
+        expect(page.get_by_text(check).first).to_be_visible()
     picture(page, "dagster-checks")
