@@ -118,6 +118,7 @@ class Warehouse:
         self.url = url
         self.address = StoreAddress(url, data_path)
         self._lock_wait_seconds = lock_wait_seconds
+        self._held: duckdb.DuckDBPyConnection | None = None
 
     def __repr__(self) -> str:
         return f"Warehouse({str(self.address)!r})"
@@ -169,6 +170,9 @@ class Warehouse:
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Lend a read-only connection for a moment; while it is open, nobody can write. Close it at once."""
+        if self._held is not None:
+            yield self._held
+            return
         with connected(self.address, read_only=True, wait_seconds=self._lock_wait_seconds) as connection:
             yield connection
 
@@ -178,10 +182,29 @@ class Warehouse:
 
         Whoever writes is alone, on both stores; transactions must not be nested.
         """
+        if self._held is not None:
+            with _committed(self._held) as transaction:
+                yield transaction
+            return
+        with (
+            connected(self.address, read_only=False, wait_seconds=self._lock_wait_seconds) as connection,
+            _committed(connection) as transaction,
+        ):
+            yield transaction
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the warehouse open for writing while the block lasts; transactions and reads inside it share this.
+
+        Opening and closing cost more than a small commit does: closing folds the log into the file. Nobody else can
+        read or write meanwhile, so the block must be short, and it is for one thread.
+        """
         with connected(self.address, read_only=False, wait_seconds=self._lock_wait_seconds) as connection:
-            connection.begin()
-            yield Transaction(connection)
-            connection.commit()
+            self._held = connection
+            try:
+                yield
+            finally:
+                self._held = None
 
     def publish(self, path: Path) -> None:
         """Write a copy beside `path` and rename it into place, so that readers see all of it or nothing."""
@@ -217,6 +240,19 @@ class Warehouse:
                 connection.execute(table.ddl.replace(table.name, f"{copy}.{table.name}", 1))
                 connection.execute(f"INSERT INTO {copy}.{table.name} SELECT {columns} FROM {table.name}")
             connection.commit()
+
+
+@contextmanager
+def _committed(connection: duckdb.DuckDBPyConnection) -> Iterator[Transaction]:
+    connection.begin()
+    try:
+        yield Transaction(connection)
+    except BaseException:
+        # A connection that has lost its catalog cannot even roll back; the error of the block says why.
+        with contextlib.suppress(duckdb.Error):
+            connection.rollback()
+        raise
+    connection.commit()
 
 
 def conform(table: Table, frame: pl.DataFrame) -> pl.DataFrame:

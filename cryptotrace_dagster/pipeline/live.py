@@ -5,8 +5,10 @@ call; what this module adds is memory between micro-batches (a warm detector, th
 """
 
 import time
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 
+from cryptotrace_dagster.domain.rules import RuleBook
 from cryptotrace_dagster.domain.windows import Window, merged, utc_now
 from cryptotrace_dagster.notify.messenger import Messenger
 from cryptotrace_dagster.pipeline.alerts import refresh_alerts
@@ -21,6 +23,7 @@ from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.stream import TickStream
 
 LIVE_REACH = timedelta(hours=6)  # older stale windows are left to the schedule: remaking them here would delay alerts
+HELD_FOR_AT_MOST = timedelta(minutes=2)  # of market time
 IDLE_CLOSES_BARS_AFTER = timedelta(seconds=2)  # without a new trade the clock itself moves the watermark on
 
 
@@ -85,16 +88,28 @@ class MarketFollower:
             return []
         reach = Window(watermark - LIVE_REACH, max([watermark, *(w.end for w in dirty)]) + timedelta(days=1))
         recent = [window for window in dirty if window.start >= reach.start]
-        reports = [refresh_bars(self._warehouse, window) for window in recent]
         newly_closed = [Window(before, watermark)] if before is not None and before < watermark else []
-        for window in merged([*recent, *newly_closed]):
-            reports.append(self._detection.refresh_features(window))
-            reports.append(self._detection.refresh_scores(window, watermark))
-            reports.append(refresh_alerts(self._warehouse, rules, window, watermark, now))
+        reports = self._make_anew(recent, merged([*recent, *newly_closed]), rules, watermark, now)
         self._watermark = watermark
         self._remade.extend(Remade(window, began) for window in recent)
         delivery = deliver_alerts(self._warehouse, self._messenger, now, rules)
         return [*reports, delivery.as_stage_report()]
+
+    def _make_anew(
+        self, changed: list[Window], decided: list[Window], rules: RuleBook, watermark: datetime, now: datetime
+    ) -> list[StageReport]:
+        """Make bars and all that follows from them, each stage in its own transaction, in one opening of the store."""
+        if not decided:
+            return []
+        is_short = sum((window.end - window.start for window in decided), timedelta(0)) <= HELD_FOR_AT_MOST
+        # Making up for a longer stretch takes seconds, in which readers want their turn between the stages.
+        with self._warehouse.held() if is_short else nullcontext():
+            reports = [refresh_bars(self._warehouse, window) for window in changed]
+            for window in decided:
+                reports.append(self._detection.refresh_features(window))
+                reports.append(self._detection.refresh_scores(window, watermark))
+                reports.append(refresh_alerts(self._warehouse, rules, window, watermark, now))
+        return reports
 
     def _advanced_watermark(self, dirty: list[Window]) -> datetime | None:
         seen = [window.end for window in dirty] + [t for t in (self._latest_trade_time,) if t is not None]

@@ -65,6 +65,23 @@ def test_a_block_that_raises_leaves_no_row(store: Warehouse) -> None:
     assert store.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 0
 
 
+def test_a_warehouse_that_is_held_open_commits_each_transaction_and_rolls_back_the_one_that_raises(
+    store: Warehouse,
+) -> None:
+    """A live run makes four stages in one opening; one that fails must not take the others with it."""
+    with pytest.raises(ZeroDivisionError), store.held():
+        with store.transaction() as transaction:
+            transaction.append(RAW_TICKS, ticks({"trade_id": 1}))
+        with store.reading() as connection:
+            assert connection.execute("SELECT count(*) FROM raw_ticks").fetchone() == (1,)
+        with store.transaction() as transaction:
+            transaction.append(RAW_TICKS, ticks({"trade_id": 2}))
+            _ = 1 / 0
+    assert store.read("SELECT trade_id FROM raw_ticks")["trade_id"].to_list() == [1]
+    with store.transaction() as transaction:  # it is open to everyone again
+        transaction.append(RAW_TICKS, ticks({"trade_id": 3}))
+
+
 def test_replacing_a_window_touches_nothing_beside_it(store: Warehouse) -> None:
     rows = ticks({"trade_time": NOON}, {"trade_time": HOUR.end}, {"symbol": "ETHUSDT", "trade_time": NOON})
     with store.transaction() as transaction:
