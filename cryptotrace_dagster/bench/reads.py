@@ -22,9 +22,9 @@ from cryptotrace_dagster.storage import Warehouse
 
 READS_TARGET = Target(3.0)
 ALLOWANCE_MS = 50.0
-_PAUSE_SECONDS = 0.4
+_PAUSE_SECONDS = 0.15
 _BARE_REPEATS = 30
-_FEWEST_READS = 20
+_FEWEST_READS = 10
 
 Questions = dict[str, Callable[[Reader], object]]
 Query = tuple[str, Sequence[object] | Mapping[str, object]]
