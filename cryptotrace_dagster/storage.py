@@ -226,10 +226,11 @@ class Warehouse:
 
     def _copy_file(self, target: Path) -> None:
         with self.reading():  # no writer can be under way while we hold this, so the bytes belong together
-            shutil.copyfile(self.url, target)
             log = Path(f"{self.url}.wal")
             if log.exists():
                 shutil.copyfile(log, f"{target}.wal")
+            # Last, because closing the file lets go of this process's lock on it, whoever else has it open (POSIX).
+            shutil.copyfile(self.url, target)
         duckdb.connect(str(target)).close()  # folds a write-ahead log into the copy
 
     def _copy_lake(self, target: Path) -> None:

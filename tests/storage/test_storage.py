@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from cryptotrace_dagster import schema
+from cryptotrace_dagster import schema, storage
 from cryptotrace_dagster.connections import without_secrets
 from cryptotrace_dagster.domain.windows import Window, utc_now
 from cryptotrace_dagster.schema import FoundSchema, Migration
@@ -275,6 +275,35 @@ def test_a_full_disk_is_named_and_what_was_committed_stays(warehouse: Warehouse)
     with warehouse.transaction() as transaction:
         transaction.append(RAW_TICKS, ticks({"trade_id": 2}))
     assert issubclass(StorageFullError, StorageError)
+
+
+def test_nobody_can_write_while_a_file_and_its_log_are_copied(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing any descriptor of a file drops the process's locks on it: the file itself has to be copied last."""
+    if warehouse.is_lake:
+        pytest.skip("a lake is copied by queries, not as a file")
+    killed = f"""
+import duckdb, os
+connection = duckdb.connect({warehouse.url!r})
+connection.execute("INSERT INTO schema_versions VALUES (0, now()::TIMESTAMP)")
+os._exit(9)  # the row is in the write-ahead log only
+"""
+    subprocess.run([sys.executable, "-c", killed], check=False)
+    assert Path(f"{warehouse.url}.wal").exists()
+    intruder = f"import duckdb; duckdb.connect({warehouse.url!r})"
+    intruders: list[int] = []
+    copy = storage.shutil.copyfile
+
+    def watched_copy(source: str | Path, target: str | Path) -> None:
+        intruders.append(subprocess.run([sys.executable, "-c", intruder], check=False, capture_output=True).returncode)
+        copy(source, target)
+
+    monkeypatch.setattr(storage.shutil, "copyfile", watched_copy)
+    warehouse.publish(tmp_path / "copy.duckdb")
+    assert len(intruders) == 2 and all(intruders), "each part is copied under the lock"
+    found = Warehouse(str(tmp_path / "copy.duckdb")).read("SELECT count(*) FROM schema_versions WHERE version = 0")
+    assert found.item() == 1
 
 
 def test_a_published_copy_holds_the_same_rows_and_replaces_the_one_before(store: Warehouse, tmp_path: Path) -> None:
