@@ -7,12 +7,10 @@ import dagster as dg
 from cryptotrace_dagster.assets.common import (
     DAYS,
     MARKET_JOB,
-    OWNERS,
-    RETRIES,
-    WAREHOUSE_POOL,
     partition_window,
     report_metadata,
     table_metadata,
+    writing_asset,
 )
 from cryptotrace_dagster.assets.detection import anomaly_scores
 from cryptotrace_dagster.domain.windows import EPOCH, Window, utc_now
@@ -28,14 +26,11 @@ from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERTS
 SEND_SECONDS = 20.0  # of a backlog; the live run goes on with the rest
 
 
-@dg.asset(
+@writing_asset(
     deps=[anomaly_scores],
     partitions_def=DAYS,
     group_name="alerting",
     kinds={"duckdb"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     metadata=table_metadata(ALERTS),
     description=ALERTS.description,
 )
@@ -54,13 +49,10 @@ def alerts(
     return dg.MaterializeResult(metadata=report_metadata(report))
 
 
-@dg.asset(
+@writing_asset(
     deps=[alerts],
     group_name="alerting",
     kinds={"discord", "duckdb"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     metadata=table_metadata(ALERT_DELIVERIES),
     description=ALERT_DELIVERIES.description,
 )

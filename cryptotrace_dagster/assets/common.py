@@ -1,6 +1,7 @@
 """What all assets share: the day partitions, the pool, the retry policy, and how a table describes itself in the UI."""
 
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -17,6 +18,9 @@ RETRIES = dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL,
 MARKET_JOB = "market_job"
 LIVE_JOB = "live_job"
 RUN_LIMIT_TAGS = {"dagster/max_runtime": "1800"}
+
+# Whoever makes rows waits its turn for the warehouse and is tried again when that was in vain.
+writing_asset = partial(dg.asset, owners=OWNERS, pool=WAREHOUSE_POOL, retry_policy=RETRIES)
 
 
 def partition_window(context: dg.AssetExecutionContext) -> Window:

@@ -4,12 +4,10 @@ import dagster as dg
 
 from cryptotrace_dagster.assets.common import (
     DAYS,
-    OWNERS,
-    RETRIES,
-    WAREHOUSE_POOL,
     partition_window,
     report_metadata,
     table_metadata,
+    writing_asset,
 )
 from cryptotrace_dagster.assets.market import ohlc_bars
 from cryptotrace_dagster.pipeline.detection import Detection
@@ -19,14 +17,11 @@ from cryptotrace_dagster.resources.warehouse import WarehouseResource
 from cryptotrace_dagster.tables import ANOMALY_SCORES, DETECTOR_MODELS, FEATURES
 
 
-@dg.asset(
+@writing_asset(
     deps=[ohlc_bars],
     partitions_def=DAYS,
     group_name="detection",
     kinds={"duckdb", "polars"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     metadata=table_metadata(FEATURES),
     description=FEATURES.description,
 )
@@ -35,14 +30,11 @@ def features(context: dg.AssetExecutionContext, warehouse: WarehouseResource) ->
     return dg.MaterializeResult(metadata=report_metadata(report))
 
 
-@dg.asset(
+@writing_asset(
     deps=[features],
     partitions_def=DAYS,
     group_name="detection",
     kinds={"duckdb", "scikitlearn"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     metadata=table_metadata(ANOMALY_SCORES),
     description=ANOMALY_SCORES.description,
 )
@@ -54,14 +46,11 @@ def anomaly_scores(context: dg.AssetExecutionContext, warehouse: WarehouseResour
     return dg.MaterializeResult(metadata=report_metadata(Detection(store).refresh_scores(window, watermark)))
 
 
-@dg.asset(
+@writing_asset(
     deps=[features],
     partitions_def=DAYS,
     group_name="detection",
     kinds={"duckdb", "scikitlearn"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     metadata=table_metadata(DETECTOR_MODELS),
     description=DETECTOR_MODELS.description + " A partition holds the models that score its day, fitted on the days "
     "before it alone; the day's scores are made anew by the next scheduled run.",

@@ -8,11 +8,9 @@ import dagster as dg
 from cryptotrace_dagster.assets.common import (
     DAYS,
     FIRST_DAY,
-    OWNERS,
-    RETRIES,
     RUN_LIMIT_TAGS,
-    WAREHOUSE_POOL,
     as_timestamp,
+    writing_asset,
 )
 from cryptotrace_dagster.assets.market import binance_trades
 from cryptotrace_dagster.pipeline.history import backfill_day
@@ -24,14 +22,11 @@ SYMBOLS = dg.StaticPartitionsDefinition(list(load_settings().symbols))
 DAYS_AND_SYMBOLS = dg.MultiPartitionsDefinition({"day": DAYS, "symbol": SYMBOLS})
 
 
-@dg.asset(
+@writing_asset(
     deps=[binance_trades],
     partitions_def=DAYS_AND_SYMBOLS,
     group_name="market",
     kinds={"rest", "duckdb"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     op_tags=RUN_LIMIT_TAGS,
     description=f"The missing trades of one symbol and past UTC day (from {FIRST_DAY} on), with their bars: from the "
     "exchange's public dump (sha256 verified), or by REST where there is none yet. Doing it twice changes nothing. "

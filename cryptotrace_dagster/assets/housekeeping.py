@@ -6,7 +6,11 @@ from pathlib import Path
 import dagster as dg
 
 from cryptotrace_dagster.assets.alerting import alerts
-from cryptotrace_dagster.assets.common import OWNERS, RETRIES, WAREHOUSE_POOL
+from cryptotrace_dagster.assets.common import (
+    RETRIES,
+    WAREHOUSE_POOL,
+    writing_asset,
+)
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.pipeline.housekeeping import (
     Retention,
@@ -22,13 +26,10 @@ FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.Dagster
 _RUNS_AT_ONCE = 200
 
 
-@dg.asset(
+@writing_asset(
     deps=[alerts],
     group_name="housekeeping",
     kinds={"duckdb", "file"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     description="A read-only copy of the whole warehouse for notebooks and scripts, renamed into place: whoever has the "
     "one before open keeps it, and nobody who reads keeps ingestion waiting.",
 )

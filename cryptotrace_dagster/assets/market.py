@@ -5,11 +5,10 @@ import dagster as dg
 from cryptotrace_dagster.assets.common import (
     DAYS,
     OWNERS,
-    RETRIES,
-    WAREHOUSE_POOL,
     partition_window,
     report_metadata,
     table_metadata,
+    writing_asset,
 )
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline.bars import refresh_bars
@@ -36,13 +35,10 @@ kafka_ticks = dg.AssetSpec(
 )
 
 
-@dg.asset(
+@writing_asset(
     deps=[kafka_ticks],
     group_name="market",
     kinds={"kafka", "duckdb"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     metadata=table_metadata(RAW_TICKS),
     description=RAW_TICKS.description + " Drains Kafka from the stored offsets to the topic's end; ticks and offsets "
     "are committed together.",
@@ -60,14 +56,11 @@ def raw_ticks(warehouse: WarehouseResource, kafka: KafkaResource) -> dg.Material
     return dg.MaterializeResult(metadata=metadata | {"dagster/row_count": count})
 
 
-@dg.asset(
+@writing_asset(
     deps=[raw_ticks],
     partitions_def=DAYS,
     group_name="market",
     kinds={"duckdb"},
-    owners=OWNERS,
-    pool=WAREHOUSE_POOL,
-    retry_policy=RETRIES,
     metadata=table_metadata(OHLC_BARS)
     | {
         "dagster/column_lineage": dg.TableColumnLineage(
