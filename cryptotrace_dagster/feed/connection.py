@@ -25,6 +25,8 @@ _OVERLAP_SECONDS = 2.0  # both sockets run at least this long, so that the new o
 _LONGEST_OVERLAP_SECONDS = 15.0
 _YOUNGEST_REPLACED_SECONDS = 1.0  # a server that announces its end at once must not be run into again and again
 _STABLE_SECONDS = 10.0
+_MOST_SOCKETS = 3  # one that is being replaced, its replacement, and the next where that one is told to go as well
+_HEAD_START_TURNS, _HEAD_START_TURN_SECONDS = 5, 0.05  # what has come on the old socket is read before the new one's
 _QUEUED_FRAMES = 1024
 _CLOSE_TIMEOUT_SECONDS = 1.0
 
@@ -92,8 +94,8 @@ class StreamConnection:
         return self._frames_of_closed + sum(socket.frames for socket in self._sockets)
 
     def replace(self, reason: str) -> None:
-        """Ask for a new socket; the present one is read until the new one has taken over."""
-        if len(self._sockets) == 1 and not self._replacement_reason:
+        """Ask for a new socket; the present ones are read until the new one has taken over."""
+        if self._sockets and not self._replacement_reason:
             self._replacement_reason = reason
 
     async def run(self) -> None:
@@ -113,12 +115,12 @@ class StreamConnection:
         if not self._sockets:
             return True
         old_enough = time.monotonic() - self._sockets[-1].opened_at >= _YOUNGEST_REPLACED_SECONDS
-        return bool(self._replacement_reason) and len(self._sockets) == 1 and old_enough
+        return bool(self._replacement_reason) and len(self._sockets) < _MOST_SOCKETS and old_enough
 
     def _look_for_reasons_to_replace(self) -> None:
-        if not self._sockets:
+        if len(self._sockets) != 1:
             return
-        now, current = time.monotonic(), self._sockets[-1]
+        now, current = time.monotonic(), self._sockets[0]
         if current.is_paused:
             self._watch.forgive(now)
             return
@@ -151,7 +153,8 @@ class StreamConnection:
     def _adopt(self, websocket: ClientConnection) -> None:
         now = time.monotonic()
         socket = _Socket(websocket, opened_at=now)
-        socket.reader = asyncio.create_task(self._read(socket), name=f"{self.name} reader")
+        reading = self._read_with_head_start(socket) if self._sockets else self._read(socket)
+        socket.reader = asyncio.create_task(reading, name=f"{self.name} reader")
         if self._replacement_reason:
             self.reconnects[self._replacement_reason] += 1
             self._replacement_reason = ""
@@ -161,6 +164,15 @@ class StreamConnection:
         self._watch.forgive(now)  # armed from here: a socket that never speaks is as silent as one that stopped
         self.opened.set()
         _LOG.info("feed.connected", connection=self.name, sockets=len(self._sockets))
+
+    async def _read_with_head_start(self, socket: _Socket) -> None:
+        """Read a socket that begins in mid-stream once what the older ones had delivered by then has been read.
+
+        Its first trade would else overtake the ones before it, which are on their way, and look like a loss.
+        """
+        for _ in range(_HEAD_START_TURNS):  # in turns: after a stall of this process one long sleep is over at once
+            await asyncio.sleep(_HEAD_START_TURN_SECONDS)
+        await self._read(socket)
 
     async def _read(self, socket: _Socket) -> None:
         receive, on_frame = socket.websocket.recv, self._on_frame

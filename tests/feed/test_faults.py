@@ -93,6 +93,20 @@ async def test_an_announced_shutdown_is_answered_by_an_overlapping_socket(broker
     assert figures.reconnects == {"server_shutdown": 1}
 
 
+async def test_a_shutdown_announced_while_two_sockets_overlap_is_answered_by_a_third(
+    broker: str, tmp_path: Path
+) -> None:
+    async with running(broker, tmp_path, exchange_config=RATE, feed_rollover_hours=2.0 / 3600) as line:
+        await until(lambda: line.feed.figures().reconnects.get("rollover", 0) == 1)
+        line.fault(kind="server_shutdown", delay_seconds=1.9)
+        await until(lambda: line.feed.figures().reconnects.get("server_shutdown", 0) == 1)
+        await asyncio.sleep(2.5)
+        line.assert_each_once(await line.whole())
+        figures = line.feed.figures()
+    assert sum(each.missed for each in figures.symbols) == 0
+    assert figures.reconnects.get("closed", 0) == 0
+
+
 async def test_garbage_is_set_aside_with_its_reason_and_hurts_nobody(broker: str, tmp_path: Path) -> None:
     async with running(broker, tmp_path, exchange_config=RATE) as line:
         line.fault(kind="garbage", seconds=1.5, per_second=50)
