@@ -1,6 +1,6 @@
 """The fault matrix: every fault, several times, under load; then the exchange's trades against the warehouse's, by id.
 
-    python -m tests.faults.matrix --short|--full [--broker embedded|kafka] [--seed S]
+    python -m tests.faults.matrix --short|--full [--broker embedded|kafka] [--repeats N] [--seed S]
 
 Prints a table and, on the last line, the same as JSON; exits with 1 when a trade was missing or doubled, when a case
 took longer than promised to become whole, or when a planned handover was not seamless.
@@ -28,6 +28,7 @@ class Case:
     """One fault: how it is injected (returning when it is over), and how often in each form of the matrix.
 
     The full form repeats on Apache Kafka; beside the embedded broker every case comes once, or as often as in the short.
+    `--repeats` asks for more of each, as for the table in the README.
     """
 
     name: str
@@ -36,11 +37,11 @@ class Case:
     full: int
     is_seamless: bool = False  # nothing may ever be missed, not even for a moment
 
-    def repeats(self, *, is_full: bool, broker: str) -> int:
+    def repeats(self, *, is_full: bool, broker: str, at_least: int) -> int:
         """Return how often it is injected."""
         if not is_full:
             return self.short
-        return self.full if broker == "kafka" else max(self.short, 1)
+        return max(self.full if broker == "kafka" else self.short, at_least)
 
 
 @dataclass
@@ -143,7 +144,14 @@ def failures(results: list[Result], promised_seconds: float) -> list[str]:
 
 
 def run_matrix(
-    folder: Path, *, is_full: bool, broker: str, seed: int, trades_per_second: int, promised_seconds: float
+    folder: Path,
+    *,
+    is_full: bool,
+    broker: str,
+    seed: int,
+    trades_per_second: int,
+    promised_seconds: float,
+    at_least: int = 1,
 ) -> dict[str, object]:
     """Run every case of the short or the full form, print the table, and return the summary."""
     chance = random.Random(seed)
@@ -151,7 +159,7 @@ def run_matrix(
     with running_rig(folder, broker, seed, trades_per_second) as rig:
         print(f"{'case':<24}{'repeats':>8}{'trades':>10}{'missing':>9}{'doubled':>9}{'whole after':>13}", flush=True)
         for case in CASES:
-            repeats = case.repeats(is_full=is_full, broker=broker)
+            repeats = case.repeats(is_full=is_full, broker=broker, at_least=at_least)
             if not repeats:
                 continue
             result = run_case(rig, case, repeats, chance)
@@ -186,6 +194,7 @@ def main() -> int:
     form.add_argument("--short", action="store_true")
     form.add_argument("--full", action="store_true")
     parser.add_argument("--broker", choices=["embedded", "kafka"], default="embedded")
+    parser.add_argument("--repeats", type=int, default=1, help="of every case in the full form, at least")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trades-per-second", type=int, default=1000)
     chosen = parser.parse_args()
@@ -198,6 +207,7 @@ def main() -> int:
             seed=chosen.seed,
             trades_per_second=chosen.trades_per_second,
             promised_seconds=PROMISED_SECONDS,
+            at_least=chosen.repeats,
         )
     print(json.dumps(summary))
     return 1 if summary["complaints"] else 0
