@@ -109,3 +109,5 @@ def _finish(progress: "Progress", task: "TaskID", report: "HistoryReport") -> No
     progress.update(task, total=1, completed=1)
     text = f"{report.source}: {report.stored} trades stored, {report.repeated} were there, {report.bars} bars made"
     print(text + (f", {report.unreadable} lines could not be read" if report.unreadable else ""))
+    for symbol, first_id, last_id, start, end, *_ in report.gaps.iter_rows():
+        print(f"{symbol}: ids {first_id} to {last_id} are missing ({last_id - first_id + 1}), from {start}Z to {end}Z")

@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import IO, cast
@@ -39,7 +39,7 @@ from cryptotrace_dagster.pipeline.dirty import cut_by_day
 from cryptotrace_dagster.pipeline.ingest import StoreReport, store_ticks
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.stream import decode_ticks
-from cryptotrace_dagster.tables import TRADE_ID_RANGES
+from cryptotrace_dagster.tables import TRADE_ID_GAPS, TRADE_ID_RANGES
 
 _LOG = structlog.get_logger(__name__)
 _CHUNK_BYTES = 32 * 1024 * 1024  # of text; about 400,000 trades, some 200 MB while they are stored
@@ -55,7 +55,10 @@ class HistoryError(UserError):
 
 @dataclass(frozen=True)
 class HistoryReport:
-    """What an import or a backfill did. `windows` are the time ranges whose bars were made anew."""
+    """What an import or a backfill did.
+
+    `windows` are the time ranges whose bars were made anew, `gaps` the rows of `trade_id_gaps` that are open there now.
+    """
 
     source: str
     stored: int = 0
@@ -63,6 +66,7 @@ class HistoryReport:
     unreadable: int = 0
     bars: int = 0
     windows: list[Window] = field(default_factory=list)
+    gaps: pl.DataFrame = field(default_factory=TRADE_ID_GAPS.empty)
 
 
 def import_file(warehouse: Warehouse, path: Path, symbol: str | None, progress: Progress) -> HistoryReport:
@@ -121,7 +125,7 @@ def refetch_window(warehouse: Warehouse, symbol: str, window: Window, rest: Bina
     chunks = _rest_chunks(warehouse, symbol, window, rest)
     report = _store_chunks(warehouse, f"{symbol} {window.start}: REST", chunks, lambda _: None)
     bars = sum(refresh_bars(warehouse, part).rows for part in cut_by_day(window))
-    return HistoryReport(report.source, report.stored, report.repeated, report.unreadable, bars, [window])
+    return replace(report, bars=bars, windows=[window])
 
 
 def is_complete(warehouse: Warehouse, symbol: str, window: Window) -> bool:
@@ -168,16 +172,29 @@ def _download(client: httpx.Client, url: str, target: Path) -> bool:
 def _store_chunks(warehouse: Warehouse, source: str, chunks: Iterator["_Chunk"], progress: Progress) -> HistoryReport:
     stored, unreadable = StoreReport(), 0
     spans: list[Window] = []
+    symbols: set[str] = set()
     for chunk in chunks:
         if chunk.ticks.height:
             stored += store_ticks(warehouse, chunk.ticks, utc_now())
             spans.append(_span(chunk.ticks))
+            symbols.update(chunk.ticks["symbol"].unique())
         unreadable += chunk.unreadable
         progress(chunk.progress)
     # All of them, not only where something new was stored: an earlier import may have been killed before this point.
     windows = merged(part for span in spans for part in cut_by_day(span))
     bars = sum(refresh_bars(warehouse, part).rows for window in windows for part in cut_by_day(window))
-    return HistoryReport(source, stored.stored, stored.repeated, unreadable, bars, windows)
+    gaps = _open_gaps(warehouse, sorted(symbols), windows)
+    return HistoryReport(source, stored.stored, stored.repeated, unreadable, bars, windows, gaps)
+
+
+def _open_gaps(warehouse: Warehouse, symbols: list[str], windows: list[Window]) -> pl.DataFrame:
+    if not symbols:
+        return TRADE_ID_GAPS.empty()
+    return warehouse.read(
+        f"SELECT * FROM {TRADE_ID_GAPS.name} WHERE closed_at IS NULL AND list_contains(?, symbol) "
+        "AND gap_start < ? AND gap_end >= ? ORDER BY symbol, first_missing_id",
+        [symbols, windows[-1].end, windows[0].start],
+    )
 
 
 @dataclass(frozen=True)
@@ -218,14 +235,17 @@ def _recorded_chunks(path: Path, symbol: str | None) -> Iterator[_Chunk]:
 
 
 def _recorded_messages(lines: bytes) -> tuple[list[bytes], list[int]]:
-    """Return the messages of `<receive time in ns> <json>` lines without the envelope of a combined stream."""
-    values, received_ms = [], []
+    """Return the messages of `<receive time in ns> <json>` lines without the envelope of a combined stream.
+
+    A line may do without the time; it counts as received now.
+    """
+    values, received_ms, now_ms = [], [], int(time.time() * 1000)
     for line in lines.splitlines():
-        nanoseconds, _, message = line.partition(b" ")
-        if message:
+        nanoseconds, _, message = (b"", b"", line) if line.startswith(b"{") else line.partition(b" ")
+        if line.strip():
             begins, ends = message.find(b'"data":'), message.rfind(b"}")
             values.append(message[begins + 7 : ends] if message.startswith(b'{"stream"') else message)
-            received_ms.append(int(nanoseconds) // 1_000_000 if nanoseconds.isdigit() else 0)
+            received_ms.append(int(nanoseconds) // 1_000_000 if nanoseconds.isdigit() else now_ms)
     return values, received_ms
 
 

@@ -169,8 +169,36 @@ def test_lines_of_a_recording_that_are_no_trade_are_counted(warehouse: Warehouse
         )
         file.write(f"{SECONDS}000000002 {json.dumps({**trade, 'a': 2})}\n")
         file.write(f'{SECONDS}000000003 {{"half\n')
+        file.write("neither time nor trade\n")
     report = imported(warehouse, path)
-    assert (report.stored, report.unreadable) == (2, 1)
+    assert (report.stored, report.unreadable) == (2, 2)
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")], ids=["compact", "spaced"])
+def test_a_recording_may_do_without_the_times_of_receipt(
+    warehouse: Warehouse, tmp_path: Path, separators: tuple[str, str]
+) -> None:
+    trade = {"e": "trade", "s": "BTCUSDT", "t": 7, "p": "1.5", "q": "2", "T": SECONDS * 1000, "m": True}
+    path = tmp_path / "recording.jsonl"
+    path.write_text(json.dumps(trade, separators=separators) + "\n")
+    report = imported(warehouse, path)
+    assert (report.stored, report.unreadable) == (1, 0)
+
+
+def test_gaps_and_repeats_in_a_real_recording_are_reported_gap_by_gap(
+    warehouse: Warehouse, recordings: Path, tmp_path: Path
+) -> None:
+    with gzip.open(recordings / "btcusdt_trade_20240808T2354_20240809T0005.jsonl.gz", "rt") as file:
+        trades = file.read().splitlines()
+    path = tmp_path / "torn.jsonl"
+    path.write_text("\n".join(trades[:1000] + trades[1005:5000] + trades[4990:9000] + trades[9001:]))
+    report = imported(warehouse, path)
+    assert (report.stored, report.repeated) == (len(trades) - 6, 10)
+    first_id = json.loads(trades[0].partition(" ")[2])["data"]["t"]
+    found = report.gaps.select("first_missing_id", "last_missing_id").rows()
+    assert found == [(first_id + 1000, first_id + 1004), (first_id + 9000, first_id + 9000)]
+    assert imported(warehouse, path).gaps.height == 2, "they are told as long as they are open"
+    assert imported(warehouse, recordings / "btcusdt_trade_20240808T2354_20240809T0005.jsonl.gz").gaps.is_empty()
 
 
 class RecordedKlines(BinanceRest):
@@ -206,8 +234,11 @@ def test_the_command_imports_several_files_and_says_what_it_did(tmp_path: Path) 
         file = tmp_path / f"BTCUSDT-aggTrades-2025-01-0{day}.csv"
         file.write_text(lines(day))
         files.append(str(file))
+    files.append(str(tmp_path / "BTCUSDT-aggTrades-2025-01-03.csv"))
+    Path(files[-1]).write_text(lines(4, 5))
     outcome = CliRunner().invoke(app, ["import", *files, "--data-dir", str(tmp_path / "data")])
     assert outcome.exit_code == 0, outcome.output
     assert outcome.output.count("1 trades stored, 0 were there") == 2
+    assert "BTCUSDT: ids 3 to 3 are missing (1)" in outcome.output
     stored = Warehouse(str(tmp_path / "data" / "cryptotrace.duckdb")).read("SELECT count(*) FROM raw_ticks").item()
-    assert stored == 2
+    assert stored == 4
