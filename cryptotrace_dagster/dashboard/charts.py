@@ -180,6 +180,7 @@ def _last_price(frame: pl.DataFrame, palette: Palette) -> dict[str, Any]:
             "position": "end",
             "distance": 4,
             "color": palette.background,
+            "opacity": 1,  # otherwise the line's
             "backgroundColor": palette.text,
             "padding": [2, 4],
             "fontSize": 11,
@@ -279,7 +280,7 @@ def trial_chart(alerts: pl.DataFrame, window: Window, palette: Palette) -> dict[
     return {
         "useUTC": True,
         "animation": False,
-        "grid": {"left": 90, "right": 20, "top": 10, "bottom": 30},
+        "grid": {"left": 80, "right": 20, "top": 10, "bottom": 30, "outerBoundsMode": "none"},
         "tooltip": {"trigger": "item", "formatter": "{b}", "confine": True},
         "xAxis": {
             "type": "time",
@@ -334,7 +335,7 @@ def completeness_calendar(days: pl.DataFrame, palette: Palette) -> dict[str, Any
 
     return {
         "animation": False,
-        "grid": {"left": 90, "right": 10, "top": 6, "bottom": 26},
+        "grid": {"left": 80, "right": 10, "top": 6, "bottom": 26, "outerBoundsMode": "none"},
         "tooltip": {"trigger": "item", "confine": True},
         "visualMap": {"show": False, "min": 0, "max": 1, "seriesIndex": []},
         "xAxis": {

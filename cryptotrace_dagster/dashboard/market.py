@@ -27,6 +27,11 @@ from cryptotrace_dagster.queries import market_now
 
 CARD_WIDTH = 172
 _CARDS = 14
+# Two cards beside each other would push the chart below the first screen; a row is swiped instead.
+_ONE_ROW_ON_A_PHONE = """<style>@media (max-width: 640px) {
+  .st-key-watch-list { flex-wrap: nowrap; overflow-x: auto; scroll-snap-type: x proximity; }
+  .st-key-watch-list > div { flex: none; scroll-snap-align: start; }
+}</style>"""
 
 
 @page
@@ -45,7 +50,8 @@ def market(shared: Source) -> None:
 def _watch_list() -> None:
     shared = source()
     rows, sparks = watched(shared), spark_lines(shared.reader)
-    with st.container(horizontal=True, gap="small"):
+    st.html(_ONE_ROW_ON_A_PHONE)
+    with st.container(horizontal=True, gap="small", key="watch-list"):
         for row in rows.head(_CARDS).iter_rows(named=True):
             _card(row, sparks.get(row["symbol"], []))
     if rows.height > _CARDS:
