@@ -1,12 +1,13 @@
-"""The Kafka sensor: when the topic is ahead of the warehouse and no run is under way, it starts a live run.
+"""The Kafka sensor: when the topic is ahead of the warehouse and no live run is under way, it asks for one.
 
+While the scheduled job has its turn the next live run already waits in the queue, so that alerts wait for nothing else.
 It keeps no cursor and no run key: the offsets in the warehouse are the truth, and a key would never fire again after a
 failed run.
 """
 
 import dagster as dg
 
-from cryptotrace_dagster.assets.common import LIVE_JOB, MARKET_JOB
+from cryptotrace_dagster.assets.common import LIVE_JOB
 from cryptotrace_dagster.pipeline.ingest import plan_from
 from cryptotrace_dagster.resources.kafka import KafkaResource
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
@@ -30,10 +31,8 @@ UNFINISHED = [
 def ticks_arrived(
     context: dg.SensorEvaluationContext, warehouse: WarehouseResource, kafka: KafkaResource
 ) -> dg.RunRequest | dg.SkipReason:
-    runs = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=20)
-    under_way = [run for run in runs if run.job_name in {LIVE_JOB, MARKET_JOB}]
-    if under_way:
-        return dg.SkipReason(f"A {under_way[0].job_name} run is still under way.")
+    if context.instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=UNFINISHED), limit=1):
+        return dg.SkipReason("A live run is still under way, or waits for its turn.")
     store = warehouse.open()
     try:
         with kafka.ticks() as stream:

@@ -144,16 +144,21 @@ def test_the_sensor_asks_for_a_live_run_only_while_kafka_is_ahead(
     assert isinstance(evaluate(), dg.SkipReason)
 
 
-def test_the_sensor_waits_while_a_run_is_under_way(
-    definitions: dg.Definitions, producer: Producer, warehouse: Warehouse, kafka: KafkaResource
+@pytest.mark.parametrize(("job", "is_asked_for"), [("live_job", False), ("market_job", True)])
+def test_one_live_run_is_under_way_or_queues_behind_the_scheduled_job(
+    definitions: dg.Definitions,
+    producer: Producer,
+    warehouse: Warehouse,
+    kafka: KafkaResource,
+    job: str,
+    is_asked_for: bool,
 ) -> None:
     _publish(producer, 5)
     instance = dg.DagsterInstance.ephemeral()
-    instance.create_run_for_job(definitions.resolve_job_def("live_job"), status=dg.DagsterRunStatus.STARTED)
+    instance.create_run_for_job(definitions.resolve_job_def(job), status=dg.DagsterRunStatus.STARTED)
     resources = {"warehouse": WarehouseResource(url=warehouse.url), "kafka": kafka}
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
-        verdict = ticks_arrived(context)
-    assert isinstance(verdict, dg.SkipReason) and "under way" in str(verdict.skip_message)
+        assert isinstance(ticks_arrived(context), dg.RunRequest) is is_asked_for
 
 
 def test_stale_days_of_the_past_get_runs_from_the_schedule(warehouse: Warehouse) -> None:
