@@ -279,7 +279,7 @@ def check_published_copy(settings: Settings) -> Finding:
 
 def check_dagster(settings: Settings) -> Finding:
     """Return whether Dagster's UI answers and its daemon's heart beats."""
-    url = "http://dagster-webserver:3000" if settings.in_containers else settings.dagster_url
+    url = settings.dagster_reached_at
     try:
         answer = httpx.post(f"{url}/graphql", json={"query": _DAEMONS}, timeout=PATIENCE_SECONDS)
         statuses: list[dict[str, Any]] = answer.json()["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]

@@ -137,6 +137,11 @@ class Settings(BaseSettings):
         return self.warehouse_url or str(self.data_dir / "cryptotrace.duckdb")
 
     @property
+    def dagster_reached_at(self) -> str:
+        """Return where a process asks Dagster's UI, which people may know by another address."""
+        return "http://dagster-webserver:3000" if self.in_containers else self.dagster_url
+
+    @property
     def snapshot_path(self) -> Path:
         """Return where the published read-only copy of the warehouse lives."""
         return self.data_dir / "published" / "cryptotrace.duckdb"

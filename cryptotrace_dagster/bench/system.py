@@ -16,7 +16,7 @@ from cryptotrace_dagster.bench.sizes import SEED, Sizes
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.exchange.simulated import DEFAULT_SYMBOLS
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.supervisor.dagster_client import DagsterClient
+from cryptotrace_dagster.dagster_client import DagsterClient
 
 START_TARGET = Target(1.5)
 IDLE_CPU_TARGET = Target(15.0, of_value=True)
@@ -92,6 +92,7 @@ def measure_fast_path(sizes: Sizes) -> list[Row]:
                 started_at = utc_now()
                 with readers.reading():
                     _let_events_happen(outside, sizes.events)
+                    readers.wait_for_enough()
                 minutes, grown = (time.monotonic() - began) / 60, _bookkeeping_bytes(system) - size_before
                 outside.control("stop", {})
                 _wait_until_delivered(system, outside)

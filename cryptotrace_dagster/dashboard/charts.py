@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from cryptotrace_dagster.domain.windows import EPOCH, Window
-from cryptotrace_dagster.looks import SEVERITIES, Palette
+from cryptotrace_dagster.looks import SEVERITIES, Palette, price_text
 from cryptotrace_dagster.tables import FEATURES
 
 RARE_SCORE = 1.0
@@ -179,6 +179,7 @@ def _last_price(frame: pl.DataFrame, palette: Palette) -> dict[str, Any]:
         "label": {
             "position": "end",
             "distance": 4,
+            "formatter": price_text(closes[-1]) if closes.len() else "",
             "color": palette.background,
             "opacity": 1,  # otherwise the line's
             "backgroundColor": palette.text,

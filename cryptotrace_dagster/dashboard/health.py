@@ -1,11 +1,12 @@
 """The Data page: how fresh and how whole the data is, and where to look further.
 
-Owns the layout. Stays out: the questions (source.py, queries.py) and Dagster, which it only links to.
+Owns the layout. Stays out: the questions (source.py, queries.py) and what Dagster tells of itself (dagster_news.py).
 """
 
 import streamlit as st
 
 from cryptotrace_dagster.dashboard import charts
+from cryptotrace_dagster.dashboard.dagster_news import show_dagster_news
 from cryptotrace_dagster.dashboard.parts import page, palette
 from cryptotrace_dagster.dashboard.source import (
     REFRESH_SECONDS,
@@ -40,6 +41,7 @@ def data(shared: Source) -> None:
     with st.container(horizontal=True):
         for label, path, icon in _DAGSTER_LINKS:
             st.link_button(label, f"{shared.settings.dagster_url}/{path}", icon=icon)
+    show_dagster_news()
     _gaps(shared)
     _dead_letters(shared)
 

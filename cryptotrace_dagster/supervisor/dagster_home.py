@@ -10,9 +10,9 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from cryptotrace_dagster.dagster_client import CODE_LOCATION
 from cryptotrace_dagster.errors import UserError
 
-CODE_LOCATION = "cryptotrace"
 _PREPARE_TIMEOUT_SECONDS = 120
 
 

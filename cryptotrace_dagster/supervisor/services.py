@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.settings import Settings
-from cryptotrace_dagster.supervisor.dagster_home import CODE_LOCATION
+from cryptotrace_dagster.dagster_client import CODE_LOCATION
 from cryptotrace_dagster.supervisor.readiness import dagster_daemon_is_healthy, port_answers, url_answers
 
 BROKER_PORT = 9092
@@ -36,6 +36,7 @@ _ADDRESSES = (
 )
 _WATCHERS = ("dagster ui", "dagster daemon")
 DEMO_HISTORY = timedelta(hours=1)
+DEMO_HISTORY_TRADES = 400_000  # at most, so that a market that is asked to be busy starts as soon as a quiet one
 
 _CRYPTOTRACE = (sys.executable, "-m", "cryptotrace_dagster.cli.main")
 
@@ -81,6 +82,13 @@ class Options:
         """Return whether the simulated market has a past; a recording has none."""
         return self.is_demo and not self.replay
 
+    @property
+    def history(self) -> timedelta:
+        """Return how long the simulated market's past is."""
+        if self.trades_per_second is None:
+            return DEMO_HISTORY
+        return min(DEMO_HISTORY, timedelta(seconds=DEMO_HISTORY_TRADES / self.trades_per_second))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -122,7 +130,7 @@ def plan_system(settings: Settings, options: Options, code_server_port: int) -> 
     settings = _local_settings(settings, options, has_own_broker, has_receiver)
     broker = [_broker(options)] if has_own_broker else []
     exchange = [_exchange(settings, options)] if options.is_demo else []
-    history = [_history(settings)] if options.has_history else []
+    history = [_history(settings, options.history)] if options.has_history else []
     receiver = [_receiver(settings, options)] if has_receiver else []
     watchers = _WATCHERS if options.is_demo else ()  # a demo's events begin with its feed: all are there to see them
     return Plan(
@@ -240,7 +248,7 @@ def _exchange(settings: Settings, options: Options) -> Service:
     if not options.replay:
         arguments += ["--script", options.script, "--script-waits"]
     if options.has_history:
-        arguments += ["--history", f"{int(DEMO_HISTORY.total_seconds())}s"]
+        arguments += ["--history", f"{int(options.history.total_seconds())}s"]
     if options.speed is not None:
         arguments += ["--speed", options.speed]
     if options.trades_per_second is not None:
@@ -256,9 +264,9 @@ def _exchange(settings: Settings, options: Options) -> Service:
     )
 
 
-def _history(settings: Settings) -> Service:
+def _history(settings: Settings, length: timedelta) -> Service:
     """Bring in what the simulated exchange traded before it started, so that charts and detectors have a past."""
-    first, last = (moment.date().isoformat() for moment in (utc_now() - DEMO_HISTORY, utc_now()))
+    first, last = (moment.date().isoformat() for moment in (utc_now() - length, utc_now()))
     return Service(
         name="history",
         command=(*_CRYPTOTRACE, "backfill", *settings.symbols, "--from", first, "--to", last),

@@ -122,25 +122,26 @@ def test_figures_are_counted_at_the_exchange_the_warehouse_the_receiver_and_dags
         sent = [delivery("heard", "m1"), delivery("unheard", "m2")]
         transaction.append(ALERT_DELIVERIES, pl.DataFrame(sent, schema_overrides=ALERT_DELIVERIES.polars_schema))
     arrived = (STARTED + timedelta(seconds=2.5)).isoformat() + "Z"
+    timing = {"creationTime": 4e9, "startTime": 4e9, "endTime": None, "assetSelection": None}
     answers = {
         "/_control/sent": {"symbols": {"BTCUSDT": {"first_id": 1, "first_heard_id": 11, "last_id": 15}}},
         "/_control/messages": [{"id": "m1", "arrived_at": arrived}],
         "runsOrError": {
             "runsOrError": {
                 "results": [
-                    {"runId": "1", "jobName": "live_job", "status": "SUCCESS"},
-                    {"runId": "2", "jobName": "live_job", "status": "FAILURE"},
+                    {"runId": "1", "jobName": "live_job", "status": "SUCCESS"} | timing,
+                    {"runId": "2", "jobName": "live_job", "status": "FAILURE"} | timing,
                 ]
             }
         },
         "assetNodes": {
             "assetNodes": [{"assetKey": {"path": ["alerts"]}, "assetChecksOrError": {"checks": [{"name": "fine"}]}}]
         },
-        "assetCheckExecutions": {
-            "assetCheckExecutions": [
-                {"status": "FAILED", "timestamp": 4e9, "runId": "1"},
-                {"status": "SUCCEEDED", "timestamp": 4e9, "runId": "1"},
-                {"status": "FAILED", "timestamp": 1.0, "runId": "0"},
+        "check0": {
+            "check0": [
+                {"status": "FAILED", "timestamp": 4e9, "evaluation": None},
+                {"status": "SUCCEEDED", "timestamp": 4e9, "evaluation": None},
+                {"status": "FAILED", "timestamp": 1.0, "evaluation": None},
             ]
         },
     }

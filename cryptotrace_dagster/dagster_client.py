@@ -1,23 +1,23 @@
-"""What the supervisor asks of Dagster, over the GraphQL interface of its UI.
+"""What supervisor, dashboard and benchmarks ask of Dagster, over the GraphQL interface of its UI.
 
 Owns the questions and their answers as plain values. Stays out: Dagster's Python package, which would double the
-supervisor's memory, and what the answers mean for the summary.
+memory of those who ask, and what the answers mean to them.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from cryptotrace_dagster.supervisor.dagster_home import CODE_LOCATION
-
+CODE_LOCATION = "cryptotrace"
 _REPOSITORY = "__repository__"  # the name that Dagster gives to a location's definitions
 _UNFINISHED = ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
 _CHECK_HISTORY = 1000
 
-_RUNS = (
-    "query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId jobName status } } } }"
-)
+_RUNS = """query($filter: RunsFilter, $limit: Int) { runsOrError(filter: $filter, limit: $limit) {
+  ... on Runs { results { runId jobName status creationTime startTime endTime assetSelection { path } } }
+} }"""
 _TERMINATE = """mutation($runs: [String!]!) {
   terminateRuns(runIds: $runs, terminatePolicy: SAFE_TERMINATE) { __typename }
 }"""
@@ -25,8 +25,8 @@ _LAUNCH = """mutation($params: ExecutionParams!) {
   launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } }
 }"""
 _CHECKS = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks { name } } } } }"""
-_EXECUTIONS = """query($asset: AssetKeyInput!, $check: String!, $limit: Int!) {
-  assetCheckExecutions(assetKey: $asset, checkName: $check, limit: $limit) { status timestamp runId }
+_EXECUTIONS = """assetCheckExecutions(assetKey: {path: %s}, checkName: %s, limit: %d) {
+  status timestamp evaluation { description }
 }"""
 
 
@@ -36,11 +36,15 @@ class DagsterRequestError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a job."""
+    """One run of a job. Instants are in seconds since 1970; `assets` are those chosen by hand, if any were."""
 
     run_id: str
     job_name: str
     status: str
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    assets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class CheckExecution:
     check: str
     status: str
     started_at: float
+    found: str
 
 
 class DagsterClient:
@@ -68,6 +73,10 @@ class DagsterClient:
         """Return the runs that are queued or under way."""
         return self._runs({"statuses": _UNFINISHED})
 
+    def latest_runs(self, count: int) -> list[Run]:
+        """Return the runs that were created last, newest first."""
+        return self._runs({}, count)
+
     def terminate(self, runs: list[Run]) -> None:
         """Ask the runs to end; they do so at their next interruptible moment."""
         self._ask(_TERMINATE, {"runs": [run.run_id for run in runs]})
@@ -82,21 +91,46 @@ class DagsterClient:
             raise DagsterRequestError(f"{job_name} was not launched: {answer}")
         return str(answer["run"]["runId"])
 
-    def check_executions(self) -> list[CheckExecution]:
-        """Return the evaluations of all asset checks, newest first per check."""
-        return [
-            CheckExecution("/".join(node["assetKey"]["path"]), check["name"], found["status"], found["timestamp"])
+    def check_executions(self, each: int = _CHECK_HISTORY) -> list[CheckExecution]:
+        """Return the newest evaluations of every asset check, as many of each as asked for, newest first per check."""
+        checks = [
+            (node["assetKey"]["path"], check["name"])
             for node in self._ask(_CHECKS)["assetNodes"]
             for check in node["assetChecksOrError"].get("checks", [])
-            for found in self._ask(
-                _EXECUTIONS,
-                {"asset": {"path": node["assetKey"]["path"]}, "check": check["name"], "limit": _CHECK_HISTORY},
-            )["assetCheckExecutions"]
+        ]
+        if not checks:
+            return []
+        questions = [
+            f"check{index}: {_EXECUTIONS % (json.dumps(path), json.dumps(name), each)}"
+            for index, (path, name) in enumerate(checks)
+        ]
+        answers = self._ask("{" + " ".join(questions) + "}")  # all in one request: Dagster's UI has others to serve
+        return [
+            CheckExecution(
+                "/".join(path),
+                name,
+                found["status"],
+                found["timestamp"],
+                (found["evaluation"] or {}).get("description") or "",
+            )
+            for index, (path, name) in enumerate(checks)
+            for found in answers[f"check{index}"]
         ]
 
-    def _runs(self, only: dict[str, object]) -> list[Run]:
-        found = self._ask(_RUNS, {"filter": only})["runsOrError"]["results"]
-        return [Run(run["runId"], run["jobName"], run["status"]) for run in found]
+    def _runs(self, only: dict[str, object], limit: int | None = None) -> list[Run]:
+        found = self._ask(_RUNS, {"filter": only, "limit": limit})["runsOrError"]["results"]
+        return [
+            Run(
+                run["runId"],
+                run["jobName"],
+                run["status"],
+                run["creationTime"],
+                run["startTime"],
+                run["endTime"],
+                tuple("/".join(asset["path"]) for asset in run["assetSelection"] or ()),
+            )
+            for run in found
+        ]
 
     def _ask(self, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
         answer = httpx.post(
