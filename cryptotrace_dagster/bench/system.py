@@ -13,10 +13,10 @@ from cryptotrace_dagster.bench.reads import Readers, read_rows
 from cryptotrace_dagster.bench.rows import Pair, Row, Target, require, row_of_pairs
 from cryptotrace_dagster.bench.running import Outside, RunningSystem, backfill, outside_parties, running_system
 from cryptotrace_dagster.bench.sizes import SEED, Sizes
+from cryptotrace_dagster.dagster_client import DagsterClient
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.exchange.simulated import DEFAULT_SYMBOLS
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.dagster_client import DagsterClient
 
 START_TARGET = Target(1.5)
 IDLE_CPU_TARGET = Target(15.0, of_value=True)

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from cryptotrace_dagster.dagster_client import CODE_LOCATION
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.settings import Settings
-from cryptotrace_dagster.dagster_client import CODE_LOCATION
 from cryptotrace_dagster.supervisor.readiness import dagster_daemon_is_healthy, port_answers, url_answers
 
 BROKER_PORT = 9092

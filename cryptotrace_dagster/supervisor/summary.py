@@ -13,8 +13,8 @@ import httpx
 import polars as pl
 import structlog
 
-from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError
 from cryptotrace_dagster.dagster_client import DagsterClient
+from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError
 from cryptotrace_dagster.supervisor.services import Plan
 
 log = structlog.get_logger(__name__)

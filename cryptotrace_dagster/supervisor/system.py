@@ -12,9 +12,9 @@ from types import FrameType, TracebackType
 import httpx
 import structlog
 
+from cryptotrace_dagster.dagster_client import DagsterClient
 from cryptotrace_dagster.errors import UserError
 from cryptotrace_dagster.supervisor.child import Child, State
-from cryptotrace_dagster.dagster_client import DagsterClient
 from cryptotrace_dagster.supervisor.display import Display
 from cryptotrace_dagster.supervisor.guardian import Guardian
 from cryptotrace_dagster.supervisor.services import Plan, service_environment
