@@ -1,5 +1,6 @@
 """All benchmarks by name, in the order in which they run, and the running of those that were asked for."""
 
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -66,7 +67,10 @@ class Outcome:
 
 
 def run(benchmarks: Iterable[Benchmark], sizes: Sizes, say: Callable[[str], None]) -> Outcome:
-    """Run benchmarks one after the other; wrong work gives a reason in place of a figure."""
+    """Run benchmarks one after the other; wrong or broken work gives a reason in place of a figure.
+
+    A run takes most of an hour: one benchmark that breaks must not take the others' figures with it.
+    """
     rows: list[Row] = []
     refused: dict[str, str] = {}
     for benchmark in benchmarks:
@@ -76,4 +80,7 @@ def run(benchmarks: Iterable[Benchmark], sizes: Sizes, say: Callable[[str], None
         except WrongWorkError as error:
             refused |= dict.fromkeys(benchmark.rows, str(error))
             say(f"{benchmark.name}: no figure, for the work was wrong: {error}")
+        except Exception as error:
+            refused |= dict.fromkeys(benchmark.rows, f"it broke off: {error!r}")
+            say(f"{benchmark.name}: no figure, for it broke off:\n{traceback.format_exc()}")
     return Outcome(rows, refused)
