@@ -264,19 +264,19 @@ DETECTOR_STATES = Table(
 
 DETECTOR_MODELS = Table(
     name="detector_models",
-    description="The learned detectors' models. A model is its sample of past minutes: fitting it again gives the same "
-    "trees, so nothing is pickled. At most 150 KB a day, kept a year so that old scores can be made again.",
+    description="The learned detectors' models. A model is its sample of past bars: fitting it again gives the same "
+    "trees, so nothing is pickled. At most 150 KB a model, kept a year so that old scores can be made again.",
     columns=(
         Column("detector", T.TEXT, "Name of the detector."),
         Column("detector_version", T.INTEGER, "Version of its definition."),
         Column(
             "valid_from", T.INSTANT, "Scores bars from this midnight on, until the next model; knows only earlier ones."
         ),
-        Column("trained_from", T.INSTANT, "Start of the first minute it could know."),
-        Column("minutes", T.INTEGER, "Number of minutes it was drawn from."),
+        Column("trained_from", T.INSTANT, "Start of the first minute, or time of the first label, that it could know."),
+        Column("minutes", T.INTEGER, "Number of bars it was drawn from: minutes, for the pump classifier bars of 5 s."),
         Column("parameters", T.TEXT, "Parameters as a JSON object."),
         Column("validation", T.TEXT, "Out-of-time validation as a JSON object: docs/detection.md."),
-        Column("sample", T.BLOB, "The sample: float64 rows of the feature vector."),
+        Column("sample", T.BLOB, "The sample: rows of the feature vector, the layout is the detector's own."),
     ),
     key=("detector", "detector_version", "valid_from"),
     time_column="valid_from",
@@ -396,6 +396,31 @@ ALERT_FEEDBACK = Table(
     time_column="given_at",
 )
 
+EVENT_LABELS = Table(
+    name="event_labels",
+    description="What is known to have happened, or not: people's answers about alerts, and imported lists of events. "
+    "The pump classifier learns from them, and the detectors' weekly report is held against them.",
+    columns=(
+        Column("symbol", T.TEXT, "Symbol as the exchange or the file spells it: VIA means VIABTC too."),
+        Column("event_time", T.INSTANT, "When it happened: the alert's last trade, or the time in the file, UTC."),
+        Column("kind", T.TEXT, "pump, or for answers about other alerts the name of the detector or rule."),
+        Column("is_event", T.BOOLEAN, "True when there was such an event, false when a person says there was none."),
+        Column("source", T.TEXT, "feedback or file."),
+        Column("origin", T.TEXT, "The alert's id, or the name of the file."),
+        Column("note", T.TEXT, "What the person added; null when nothing.", nullable=True),
+        Column("recorded_at", T.INSTANT, "When it was recorded, UTC."),
+        Column(
+            "examples",
+            T.BLOB,
+            "The feature vectors of the 5-second bars around it (msgpack), kept because those bars go after a week; "
+            "null until the models job has met them.",
+            nullable=True,
+        ),
+    ),
+    key=("symbol", "event_time", "kind", "source"),
+    time_column="event_time",
+)
+
 SCHEMA_VERSIONS = Table(
     name="schema_versions",
     description="The schema versions that this warehouse has had; the largest counts.",
@@ -419,6 +444,7 @@ ALL_TABLES: tuple[Table, ...] = (
     ALERT_DELIVERIES,
     ALERT_RULE_VERSIONS,
     ALERT_FEEDBACK,
+    EVENT_LABELS,
     INGESTED_OFFSETS,
     TRADE_ID_RANGES,
     TRADE_ID_GAPS,

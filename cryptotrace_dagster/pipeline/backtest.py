@@ -24,7 +24,7 @@ from cryptotrace_dagster.pipeline.bars import refresh_bars
 from cryptotrace_dagster.pipeline.detection import START_REACH, Detection
 from cryptotrace_dagster.pipeline.ingest import store_ticks
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.tables import ALERTS, RAW_TICKS
+from cryptotrace_dagster.tables import ALERTS, ANOMALY_SCORES, EVENT_LABELS, RAW_TICKS
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
@@ -45,7 +45,7 @@ PUMPS_ONLY = RuleBook(
 
 @dataclass(frozen=True)
 class BacktestReport:
-    """What rang, rule by rule, and how it compares with the labels."""
+    """What rang, rule by rule, how it compares with the labels, and the scores behind it."""
 
     start: datetime
     end: datetime
@@ -53,6 +53,7 @@ class BacktestReport:
     symbols: tuple[str, ...]
     alerts: pl.DataFrame
     verdicts: dict[str, Verdict]
+    scores: pl.DataFrame
 
     def as_record(self) -> dict[str, Any]:
         """Return the report as plain values for JSON; instants are ISO-8601 UTC."""
@@ -97,6 +98,7 @@ def backtest_stored(source: Warehouse, book: RuleBook, period: Window, events: S
     with tempfile.TemporaryDirectory(prefix="cryptotrace-backtest-") as folder:
         warehouse = Warehouse(str(Path(folder) / "backtest.duckdb"))
         warehouse.create()
+        _copy_labels(source, warehouse, period.end)
         first: datetime | None = None
         day = floor(period.start - START_REACH, DAY)
         while day < period.end:
@@ -111,6 +113,13 @@ def backtest_stored(source: Warehouse, book: RuleBook, period: Window, events: S
                 "bring them in with `cryptotrace import` or `cryptotrace backfill` first."
             )
         return _replay(warehouse, book, events, Window(floor(first, MINUTE), period.end), period)
+
+
+def _copy_labels(source: Warehouse, warehouse: Warehouse, end: datetime) -> None:
+    """Give the replay the labels: a midnight's model learns from those of events before it, as in live operation."""
+    labels = source.read(f"SELECT * FROM {EVENT_LABELS.name} WHERE event_time < ?", [end])
+    with warehouse.transaction() as transaction:
+        transaction.append(EVENT_LABELS, labels)
 
 
 def _span_of(ticks: pl.DataFrame) -> Window:
@@ -150,8 +159,15 @@ def _replay(
         )
         for rule in book.rules
     }
+    scores = warehouse.read(
+        f"SELECT symbol, detector, bar_interval, bar_start, times_a_day FROM {ANOMALY_SCORES.name} "
+        "WHERE bar_start >= ? ORDER BY bar_start, symbol, detector",
+        [period.start],
+    )
     count = warehouse.read(f"SELECT count(*) FROM {RAW_TICKS.name} WHERE trade_time >= ?", [period.start]).item()
-    return BacktestReport(period.start, period.end, count, tuple(span.symbol for span in spans), alerts, verdicts)
+    return BacktestReport(
+        period.start, period.end, count, tuple(span.symbol for span in spans), alerts, verdicts, scores
+    )
 
 
 def _spans(warehouse: Warehouse, period: Window) -> list[Span]:

@@ -15,7 +15,14 @@ from cryptotrace_dagster.domain import features as formulas
 from cryptotrace_dagster.domain.detectors import combined, find_detectors
 from cryptotrace_dagster.domain.detectors.base import MARKET, SCORE_SCHEMA, Detector, State, decode_state, encode_state
 from cryptotrace_dagster.domain.windows import EPOCH, Window, ceil, floor
-from cryptotrace_dagster.pipeline.models import LEARNED, MODEL_MEMORY, fitted_rows, with_models
+from cryptotrace_dagster.pipeline.models import (
+    CLASSIFIER,
+    LEARNERS,
+    MODEL_MEMORY,
+    has_labels,
+    stored_models,
+    with_models,
+)
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.storage import Transaction, Warehouse
 from cryptotrace_dagster.tables import ANOMALY_SCORES, DETECTOR_MODELS, DETECTOR_STATES, FEATURES, OHLC_BARS
@@ -63,7 +70,7 @@ class Detection:
             _Line(interval, tuple(detector for detector in detectors if detector.bar_interval == interval))
             for interval in STEPS
         ]
-        self._models: list[datetime] = []
+        self._models: dict[str, tuple[datetime, ...]] = {}
         self._minutes_until: datetime | None = None  # the 1-minute features are complete up to here
         self._baselines: tuple[tuple[datetime, ...], pl.DataFrame] | None = None
 
@@ -117,9 +124,17 @@ class Detection:
         return self._baselines[1]
 
     @property
+    def _learned(self) -> tuple[Detector, ...]:
+        return tuple(each for line in self._lines for each in line.detectors if each.name in LEARNERS)
+
+    @property
     def learns(self) -> bool:
-        """Return whether a detector among these needs models."""
-        return any(detector.name == LEARNED for line in self._lines for detector in line.detectors)
+        """Return whether a detector among these needs models, and has something to learn from."""
+        names = {each.name for each in self._learned}
+        if names != {CLASSIFIER}:
+            return bool(names)
+        with self._warehouse.reading() as connection:
+            return has_labels(Transaction(connection))
 
     def refresh_models(self, valid_from: datetime) -> StageReport:
         """Fit the learned detectors on the days before a midnight, and store the models that score what follows it.
@@ -127,32 +142,26 @@ class Detection:
         Where a model for that midnight is stored already it is made anew; where the past is too short, none is. What
         was scored after that midnight before the model was there is to be scored again (`refresh_scores` from it on).
         """
-        start = valid_from - MODEL_MEMORY
+        details: dict[str, int | float | str] = {}
+        rows = 0
         with self._warehouse.transaction() as transaction:
-            known = transaction.query(
-                f"SELECT * FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
-                "ORDER BY bar_start, symbol",
-                [formulas.SLOW_INTERVAL, start, valid_from],
-            )
-            rows = fitted_rows(known, valid_from)
-            transaction.merge(DETECTOR_MODELS, rows)
-        details: dict[str, int | float | str] = {"minutes": known.height, "trained_from": str(start)}
-        return StageReport(DETECTOR_MODELS.name, Window(start, valid_from), rows.height, details)
+            for each in self._learned:
+                fitted = LEARNERS[each.name].fit(transaction, valid_from)
+                rows += transaction.merge(DETECTOR_MODELS, fitted.rows)
+                details |= fitted.details
+        return StageReport(DETECTOR_MODELS.name, Window(valid_from - MODEL_MEMORY, valid_from), rows, details)
 
     def _load_models(self, transaction: Transaction) -> None:
         """Give the learned detectors the stored models; only looks at what is new."""
+        if not self._learned:
+            return
+        stored = stored_models(transaction, self._learned)
         for line in self._lines:
-            learned = [each for each in line.detectors if each.name == LEARNED]
-            if learned:
-                stored = transaction.query(
-                    f"SELECT valid_from FROM {DETECTOR_MODELS.name} WHERE detector = ? AND detector_version = ? "
-                    "ORDER BY valid_from",
-                    [LEARNED, learned[0].version],
-                )["valid_from"].to_list()
-                if stored != self._models:
-                    line.detectors = with_models(line.detectors, transaction)
-                    line.checkpoints, line.scored = [], None  # they may hold what another model has said
-                    self._models = stored
+            changed = [each for each in line.detectors if stored.get(each.name, ()) != self._models.get(each.name, ())]
+            if changed:
+                line.detectors = with_models(line.detectors, transaction)
+                line.checkpoints, line.scored = [], None  # they may hold what another model has said
+        self._models = stored
 
     def refresh_scores(self, window: Window, watermark: datetime) -> StageReport:
         """Score all closed bars from the start of the window on, in one transaction, and return how many are kept.

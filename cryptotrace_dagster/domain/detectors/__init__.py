@@ -9,6 +9,7 @@ from cryptotrace_dagster.domain.detectors.base import Detector
 # By name, and imported only when asked for: scientific libraries take seconds to load.
 _HOMES = {
     "pump": ("pump", "PumpDetector"),
+    "pump_classifier": ("pump_classifier", "PumpClassifierDetector"),
     "seasonal_trend": ("seasonal_trend", "SeasonalTrendDetector"),
     "regime_change": ("regime_change", "RegimeChangeDetector"),
     "isolation_forest": ("isolation_forest", "IsolationForestDetector"),

@@ -9,7 +9,7 @@ Sources: La Morgia et al., "The Doge of Wall Street" (ACM TOIT 2023), for rush o
 Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory" (KDD 2017), for rates from tails.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import polars as pl
@@ -66,35 +66,69 @@ class PumpDetector:
         """Return the state after these 5-second bars of one symbol, and their scores."""
         if bars.is_empty():
             return state, pl.DataFrame(schema=SCORE_SCHEMA)
-        seconds = epoch_seconds(bars)
-        fresh = {
-            "time": (seconds // STEP_SECONDS).astype(np.float64),
-            "close": bars["close"].to_numpy().astype(np.float64),
-            "bought": bars["quote_volume"].to_numpy() * (1 + bars["taker_imbalance"].to_numpy()) / 2,
-            "orders": bars["buy_orders"].to_numpy().astype(np.float64),
-            "rush": bars["rush_orders"].to_numpy().astype(np.float64),
-        }
-        series = {name: np.concatenate([state["recent"][name], values]) for name, values in fresh.items()}
-        old = len(state["recent"]["time"])
-        hours = seconds // 3600
-        tails = {key: Tail(**record) for key, record in state["tails"].items()}
-        raw = np.full(len(seconds), -np.inf)
+        measured = advance_surprises(state, bars)
+        tails = measured.tails
+        raw = np.full(bars.height, -np.inf)
         evidence: dict[str, Floats] = {}
         for width in WINDOWS:
-            measures = _measures(series, old, width)
-            surprises: dict[str, Floats] = {}
-            for name in QUANTITIES:
-                key = f"{name}_{width * STEP_SECONDS}s"
-                tails[key], rates = advance_tail(tails.get(key, Tail()), hours, measures[name], COMPONENT_PRIOR[name])
-                surprises[name] = np.minimum(-np.log10(rates), LARGEST_SURPRISE)
-                evidence[key] = surprises[name]
-            raw = np.maximum(raw, _together(surprises, measures["rise"]))
+            surprises = measured.surprises[width]
+            evidence |= {_key(name, width): surprises[name] for name in QUANTITIES}
+            raw = np.maximum(raw, _together(surprises, measured.log_rise[width]))
+        hours = epoch_seconds(bars) // 3600
         tails["total"], times_a_day = advance_tail(tails.get("total", Tail()), hours, raw, TOTAL_PRIOR)
-        state = {
-            "recent": _recent(series),
-            "tails": {key: asdict(tail) for key, tail in tails.items()},
-        }
-        return state, score_frame(bars, raw, times_a_day, evidence)
+        return measured.state, score_frame(bars, raw, times_a_day, evidence)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a stretch of bars says by the symbol's own records, and what is remembered of it.
+
+    Attributes:
+        recent: the series that the next bars look back on.
+        tails: the calibrations by quantity and window, and any other that the state held.
+        surprises: by window (bars) and quantity, one value a bar: -log10 of its rate a day, capped.
+        log_rise: by window, ln of the rise as the measure takes it.
+    """
+
+    recent: dict[str, Floats]
+    tails: dict[str, Tail]
+    surprises: dict[int, dict[str, Floats]]
+    log_rise: dict[int, Floats]
+
+    @property
+    def state(self) -> State:
+        """Return the detector's state after these bars."""
+        return {"recent": self.recent, "tails": {key: asdict(tail) for key, tail in self.tails.items()}}
+
+
+def advance_surprises(state: State, bars: pl.DataFrame) -> Measured:
+    """Return how surprising rise, orders, rush orders and buying of these bars (one symbol, at least one) are."""
+    seconds = epoch_seconds(bars)
+    fresh = {
+        "time": (seconds // STEP_SECONDS).astype(np.float64),
+        "close": bars["close"].to_numpy().astype(np.float64),
+        "bought": bars["quote_volume"].to_numpy() * (1 + bars["taker_imbalance"].to_numpy()) / 2,
+        "orders": bars["buy_orders"].to_numpy().astype(np.float64),
+        "rush": bars["rush_orders"].to_numpy().astype(np.float64),
+    }
+    series = {name: np.concatenate([state["recent"][name], values]) for name, values in fresh.items()}
+    old = len(state["recent"]["time"])
+    hours = seconds // 3600
+    tails = {key: Tail(**record) for key, record in state["tails"].items()}
+    surprises: dict[int, dict[str, Floats]] = {width: {} for width in WINDOWS}
+    log_rise: dict[int, Floats] = {}
+    for width in WINDOWS:
+        measures = _measures(series, old, width)
+        log_rise[width] = measures["rise"]
+        for name in QUANTITIES:
+            key = _key(name, width)
+            tails[key], rates = advance_tail(tails.get(key, Tail()), hours, measures[name], COMPONENT_PRIOR[name])
+            surprises[width][name] = np.minimum(-np.log10(rates), LARGEST_SURPRISE)
+    return Measured(_recent(series), tails, surprises, log_rise)
+
+
+def _key(name: str, width: int) -> str:
+    return f"{name}_{width * STEP_SECONDS}s"
 
 
 def _together(surprises: dict[str, Floats], log_rise: Floats) -> Floats:
