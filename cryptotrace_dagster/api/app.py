@@ -4,9 +4,9 @@ Owns the routes and assembles parameters, queries and responses. `create_app` ta
 a small warehouse. Stays out: SQL (queries.py), spelling of values (formats.py), errors (problems.py).
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import duckdb
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
@@ -60,6 +60,7 @@ from cryptotrace_dagster.tables import (
 )
 
 Severity = Literal["info", "warning", "critical"]
+_Route = TypeVar("_Route", bound=Callable[..., Any])
 _DAY = timedelta(days=1)
 _LONG = timedelta(days=400)
 _STALE_AFTER = timedelta(minutes=2)
@@ -129,6 +130,14 @@ def _pages(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
     return page | _problems(401, 406, 422, 429, 503, *statuses)
 
 
+def _collection(
+    app: FastAPI, guards: Sequence[Any], path: str, tag: str, summary: str, model: Any, *statuses: int
+) -> Callable[[_Route], _Route]:
+    """Return the decorator of a route that answers with pages of rows, in every format."""
+    responses = _pages(models.page_of(model), *statuses)
+    return app.get(path, tags=[tag], summary=summary, dependencies=guards, responses=responses)
+
+
 def _read(reader: Reader, table: Table, page: PageRequest, **only: object) -> Page:
     try:
         after = models.decode_cursor(table, order_columns(table), page.cursor) if page.cursor else None
@@ -140,24 +149,12 @@ def _read(reader: Reader, table: Table, page: PageRequest, **only: object) -> Pa
 
 
 def _add_market_routes(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> None:
-    @app.get(
-        "/symbols",
-        tags=["market"],
-        summary="The watch list: one row per symbol",
-        dependencies=guards,
-        responses=_pages(models.page_of(models.WatchedSymbol)),
-    )
+    @_collection(app, guards, "/symbols", "market", "The watch list: one row per symbol", models.WatchedSymbol)
     def symbols(request: Request) -> Response:
         """Last price, change and volume of 24 hours, anomaly state, and whether trades are missing."""
         return rows_response(request, watch_list(reader))
 
-    @app.get(
-        "/ticks",
-        tags=["market"],
-        summary="Every trade of a symbol",
-        dependencies=guards,
-        responses=_pages(models.page_of(models.Tick), 404),
-    )
+    @_collection(app, guards, "/ticks", "market", "Every trade of a symbol", models.Tick, 404)
     def ticks(
         request: Request,
         *,
@@ -168,13 +165,7 @@ def _add_market_routes(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> N
         page = pages.within(market_now(reader), default_range=timedelta(minutes=5), max_range=_DAY)
         return page_response(request, _read(reader, RAW_TICKS, page, symbol=stored_symbol(reader, symbol)))
 
-    @app.get(
-        "/bars",
-        tags=["market"],
-        summary="Open, high, low, close, volume",
-        dependencies=guards,
-        responses=_pages(models.page_of(models.Bar), 404),
-    )
+    @_collection(app, guards, "/bars", "market", "Open, high, low, close, volume", models.Bar, 404)
     def bars(
         request: Request,
         *,
@@ -190,13 +181,7 @@ def _add_market_routes(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> N
         name = stored_symbol(reader, symbol)
         return page_response(request, _read(reader, OHLC_BARS, page, symbol=name, bar_interval=interval))
 
-    @app.get(
-        "/anomaly-scores",
-        tags=["market"],
-        summary="How unusual each closed bar is",
-        dependencies=guards,
-        responses=_pages(models.page_of(models.AnomalyScore), 404),
-    )
+    @_collection(app, guards, "/anomaly-scores", "market", "How unusual each closed bar is", models.AnomalyScore, 404)
     def anomaly_scores(
         request: Request,
         *,
@@ -209,13 +194,7 @@ def _add_market_routes(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> N
         name = stored_symbol(reader, symbol) if symbol is not None else None
         return page_response(request, _read(reader, ANOMALY_SCORES, page, symbol=name, detector=detector))
 
-    @app.get(
-        "/features",
-        tags=["market"],
-        summary="The numbers that detectors look at",
-        dependencies=guards,
-        responses=_pages(models.page_of(models.FeatureRow), 404),
-    )
+    @_collection(app, guards, "/features", "market", "The numbers that detectors look at", models.FeatureRow, 404)
     def features(
         request: Request,
         *,
@@ -228,13 +207,7 @@ def _add_market_routes(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> N
 
 
 def _add_alert_routes(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> None:
-    @app.get(
-        "/alerts",
-        tags=["alerts"],
-        summary="What was worth telling",
-        dependencies=guards,
-        responses=_pages(models.page_of(models.Alert), 404),
-    )
+    @_collection(app, guards, "/alerts", "alerts", "What was worth telling", models.Alert, 404)
     def alerts(
         request: Request,
         *,
@@ -248,13 +221,7 @@ def _add_alert_routes(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> No
         name = stored_symbol(reader, symbol) if symbol is not None else None
         return page_response(request, _read(reader, ALERTS, page, symbol=name, rule=rule, severity=severity))
 
-    @app.get(
-        "/deliveries",
-        tags=["alerts"],
-        summary="Every attempt to send an alert",
-        dependencies=guards,
-        responses=_pages(models.page_of(models.AlertDelivery)),
-    )
+    @_collection(app, guards, "/deliveries", "alerts", "Every attempt to send an alert", models.AlertDelivery)
     def deliveries(
         request: Request,
         *,
@@ -299,13 +266,7 @@ def _add_event_route(app: FastAPI, reader: Reader, guards: Sequence[Any]) -> Non
 
 
 def _add_data_routes(app: FastAPI, reader: Reader, guards: Sequence[Any], metrics: ApiMetrics) -> None:
-    @app.get(
-        "/gaps",
-        tags=["data"],
-        summary="Holes in the trade ids, open and closed",
-        dependencies=guards,
-        responses=_pages(models.page_of(models.TradeIdGap), 404),
-    )
+    @_collection(app, guards, "/gaps", "data", "Holes in the trade ids, open and closed", models.TradeIdGap, 404)
     def gaps(
         request: Request,
         *,
