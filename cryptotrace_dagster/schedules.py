@@ -32,6 +32,14 @@ models_job = dg.define_asset_job(
 )
 
 
+report_job = dg.define_asset_job(
+    "report_job",
+    selection=["detector_report"],
+    description="Replays the last days and reports how rules and detectors did.",
+    tags=RUN_LIMIT_TAGS,
+)
+
+
 @dg.job(
     name=LIVE_JOB,
     tags=RUN_LIMIT_TAGS,
@@ -80,6 +88,16 @@ def every_15_minutes(
 def after_midnight(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     """Start the fit for today."""
     return dg.RunRequest(partition_key=context.scheduled_execution_time.astimezone(UTC).date().isoformat())
+
+
+every_week = dg.ScheduleDefinition(
+    name="every_week",
+    job=report_job,
+    cron_schedule="40 3 * * 1",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Reports on the detectors on Monday, early.",
+)
 
 
 @dg.job(

@@ -95,6 +95,14 @@ class Settings(BaseSettings):
     event_retention_days: int = Field(
         default=365, ge=1, description="Days of alerts, deliveries, closed gaps and unreadable messages to keep."
     )
+    report_days: int = Field(
+        default=7, ge=1, le=60, description="Whole UTC days that the weekly report on the detectors replays."
+    )
+    report_ticks: int = Field(
+        default=10_000_000,
+        ge=1,
+        description="Trades that this report replays at most, the days to warm up on included; busy markets get fewer days.",
+    )
     run_retention_days: int = Field(default=7, ge=1, description="Days of Dagster's run history to keep.")
 
     @field_validator("symbols", mode="before")

@@ -5,7 +5,7 @@ picture must never be what an alert waits for. Stays out: which candles (pipelin
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -37,8 +37,12 @@ class _Scale:
         return float(self.bottom - (value - self.low) / span * (self.bottom - self.top))
 
 
-def candle_chart(candles: pl.DataFrame, title: str, marked_at: datetime, seconds: int) -> bytes:
+def candle_chart(
+    candles: pl.DataFrame, title: str, marked_at: datetime, seconds: int, strange: Sequence[tuple[datetime, str]] = ()
+) -> bytes:
     """Return the candles (`start, open, high, low, close, volume`, one each so many seconds) with the alert's moment marked.
+
+    `strange` are moments with the severity by which they are marked above the candles.
 
     Raises:
         ValueError: there are no candles.
@@ -65,6 +69,8 @@ def candle_chart(candles: pl.DataFrame, title: str, marked_at: datetime, seconds
     draw.line((mark, TOP, mark, plot_bottom), fill=MARK)
     for row in rows:
         _draw_candle(draw, row, across(row["start"]), max(1.0, width * 0.36), prices, volumes)
+    for moment, severity in strange:
+        _draw_mark(draw, across(moment), severity)
     _draw_times(draw, first, marked_at, across)
     buffer = io.BytesIO()
     image.quantize(32).save(buffer, "PNG")
@@ -92,6 +98,17 @@ def _draw_candle(
     box = (x - half, upper, x + half, max(lower, upper + 1))
     draw.rectangle(box, fill=PAPER if is_rising and half >= 2 else colour, outline=colour)
     draw.rectangle((x - half, volumes(row["volume"]), x + half, volumes(0.0)), fill=colour)
+
+
+def _draw_mark(draw: ImageDraw.ImageDraw, x: float, severity: str) -> None:
+    """Draw the severity's shape (disc, triangle, diamond) at the upper edge, filled with its colour."""
+    colour, y, r = getattr(LIGHT, severity), TOP + 2, 5
+    if severity == "info":
+        draw.ellipse((x - r + 1, y - r + 1, x + r - 1, y + r - 1), fill=colour)
+    elif severity == "warning":
+        draw.polygon([(x - r, y + r - 1), (x + r, y + r - 1), (x, y - r)], fill=colour)
+    else:
+        draw.polygon([(x - r, y), (x, y - r), (x + r, y), (x, y + r)], fill=colour)
 
 
 def _draw_times(

@@ -90,17 +90,23 @@ def backtest_ticks(ticks: pl.DataFrame, book: RuleBook, events: Sequence[Event] 
         return _replay(warehouse, book, events, window, window)
 
 
-def backtest_stored(source: Warehouse, book: RuleBook, period: Window, events: Sequence[Event] = ()) -> BacktestReport:
+def backtest_stored(
+    source: Warehouse,
+    book: RuleBook,
+    period: Window,
+    events: Sequence[Event] = (),
+    reach: timedelta = START_REACH,
+) -> BacktestReport:
     """Return what the rules would have told in a period of the stored history.
 
-    The week before is replayed too, as far as it is stored, so that detectors know what live operation knew.
+    The week before (`reach`) is replayed too, as far as it is stored, so that detectors know what live operation knew.
     """
     with tempfile.TemporaryDirectory(prefix="cryptotrace-backtest-") as folder:
         warehouse = Warehouse(str(Path(folder) / "backtest.duckdb"))
         warehouse.create()
         _copy_labels(source, warehouse, period.end)
         first: datetime | None = None
-        day = floor(period.start - START_REACH, DAY)
+        day = floor(period.start - reach, DAY)
         while day < period.end:
             ticks = source.read_window(RAW_TICKS, Window(day, min(day + DAY, period.end)))
             if ticks.height:

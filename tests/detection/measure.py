@@ -19,16 +19,15 @@ from pathlib import Path
 import polars as pl
 
 from cryptotrace_dagster.domain.detectors import find_detectors
-from cryptotrace_dagster.domain.evaluation import Event, Ring, Span, judge
+from cryptotrace_dagster.domain.evaluation import Event, Span, judge
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.exchange.labelled import LabelledCase, LabelledPlan, labelled_cases
 from cryptotrace_dagster.pipeline.bars import refresh_bars
-from cryptotrace_dagster.pipeline.detection import DAY, STEPS, Detection
-from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS
+from cryptotrace_dagster.pipeline.detection import DAY, Detection
+from cryptotrace_dagster.pipeline.detector_report import rings_of
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.tables import ANOMALY_SCORES, RAW_TICKS
 
-COOLDOWN = timedelta(minutes=30)
 GROUP = 12
 
 
@@ -72,17 +71,6 @@ def scores_of(group: list[LabelledCase], detectors: list[str]) -> pl.DataFrame:
         return warehouse.read(
             f"SELECT symbol, detector, bar_interval, bar_start, times_a_day FROM {ANOMALY_SCORES.name} ORDER BY bar_start"
         )
-
-
-def rings_of(scores: pl.DataFrame, at_most_a_day: float) -> list[Ring]:
-    rings: list[Ring] = []
-    last: dict[str, datetime] = {}
-    for row in scores.filter(pl.col("times_a_day") <= at_most_a_day).iter_rows(named=True):
-        available_at = row["bar_start"] + STEPS[row["bar_interval"]] + ALLOWED_LATENESS
-        if available_at - last.get(row["symbol"], datetime.min) >= COOLDOWN:
-            last[row["symbol"]] = available_at
-            rings.append(Ring(row["symbol"], available_at))
-    return rings
 
 
 def main() -> None:
