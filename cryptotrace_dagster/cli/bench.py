@@ -28,17 +28,26 @@ def bench(
     Runs for about half an hour and wants the machine for itself. With KAFKA_REAL_BOOTSTRAP_SERVERS set, messages go
     through that Kafka, 20 million of them; else through the embedded broker.
 
+    Recorded ratios, and the guard that is held against them, are of small sizes through the embedded broker.
+
     Examples: cryptotrace bench
               cryptotrace bench --quick --only feed --only bars
+              cryptotrace bench --quick --record ratios.json
+              cryptotrace bench --guard ratios.json
     """
     from rich.console import Console
 
+    from cryptotrace_dagster.bench.broker import without_real_broker
     from cryptotrace_dagster.bench.machine import describe_machine
     from cryptotrace_dagster.bench.sizes import FULL, QUICK
     from cryptotrace_dagster.bench.suite import GUARDED, chosen, run
     from cryptotrace_dagster.bench.table import markdown_table, rich_table
 
+    if record is not None and not quick:
+        raise typer.BadParameter("The guard measures small sizes, so only such can be recorded: add --quick.")
     sizes = QUICK if quick else FULL
+    if guard is not None or record is not None:
+        without_real_broker()
     if guard is not None:
         raise typer.Exit(_guard(guard))
     benchmarks = chosen(only or (GUARDED if record is not None else ()))
