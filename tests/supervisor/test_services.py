@@ -1,5 +1,6 @@
 """Which processes the system has, from settings and options alone."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def test_a_demo_with_a_webhook_tells_the_real_channel() -> None:
     plan = planned(Options(is_demo=True), discord_webhook_url=SecretStr(WEBHOOK))
     assert "receiver" not in names(plan)
     assert service_environment(plan)["DISCORD_WEBHOOK_URL"] == WEBHOOK
+
+
+def test_a_busier_market_has_a_shorter_past_so_that_it_starts_as_soon() -> None:
+    assert Options(is_demo=True).history == timedelta(hours=1)
+    assert Options(is_demo=True, trades_per_second=10).history == timedelta(hours=1)
+    assert Options(is_demo=True, trades_per_second=2000).history == timedelta(seconds=200)
 
 
 def test_live_operation_has_neither() -> None:
