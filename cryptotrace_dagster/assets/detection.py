@@ -21,6 +21,7 @@ from cryptotrace_dagster.pipeline.detection import Detection
 from cryptotrace_dagster.pipeline.detector_report import report_on_detectors
 from cryptotrace_dagster.pipeline.dirty import market_watermark
 from cryptotrace_dagster.pipeline.report import StageReport
+from cryptotrace_dagster.pipeline.score_chart import strangest_of
 from cryptotrace_dagster.resources.rules import AlertRules
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
 from cryptotrace_dagster.settings import load_settings
@@ -53,7 +54,11 @@ def anomaly_scores(context: dg.AssetExecutionContext, warehouse: WarehouseResour
     watermark = market_watermark(store)
     if watermark is None:
         return dg.MaterializeResult(metadata=report_metadata(StageReport(ANOMALY_SCORES.name, window, 0)))
-    return dg.MaterializeResult(metadata=report_metadata(Detection(store).refresh_scores(window, watermark)))
+    metadata = report_metadata(Detection(store).refresh_scores(window, watermark))
+    if chart := strangest_of(store, window):
+        picture = as_markdown_image(chart.png, "The day's strangest symbol")
+        metadata["strangest"] = dg.MetadataValue.md(f"{picture}\n\n{chart.caption}")
+    return dg.MaterializeResult(metadata=metadata)
 
 
 @writing_asset(

@@ -12,6 +12,7 @@ from cryptotrace_dagster.assets.common import (
 )
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline.bars import refresh_bars
+from cryptotrace_dagster.pipeline.completeness import completeness_table
 from cryptotrace_dagster.pipeline.ingest import StoreReport, ingest_available
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.resources.kafka import KafkaResource
@@ -53,6 +54,8 @@ def raw_ticks(warehouse: WarehouseResource, kafka: KafkaResource) -> dg.Material
     details: dict[str, int | float | str] = {"repeated": total.repeated, "dead_letters": total.dead_letters}
     count = store.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item()
     metadata = report_metadata(StageReport(RAW_TICKS.name, window, total.stored, details))
+    if table := completeness_table(store):
+        metadata["completeness"] = dg.MetadataValue.md(table)
     return dg.MaterializeResult(metadata=metadata | {"dagster/row_count": count})
 
 

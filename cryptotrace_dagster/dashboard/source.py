@@ -14,6 +14,7 @@ import streamlit as st
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
 from cryptotrace_dagster.domain.rules import RulesError
 from cryptotrace_dagster.domain.windows import Window, floor
+from cryptotrace_dagster.pipeline.completeness import MISSING_BY_DAY_QUERY
 from cryptotrace_dagster.pipeline.rule_source import load_rules
 from cryptotrace_dagster.queries import Reader, open_for_reading, watch_list
 from cryptotrace_dagster.settings import Settings, load_settings
@@ -241,20 +242,7 @@ def completeness_by_day(reader: Reader, days: int) -> pl.DataFrame:
 
     A gap counts for each day it touches. Columns: `symbol, day, missing_trades`.
     """
-    return reader.read(
-        f"""
-        WITH stored AS (
-            SELECT DISTINCT symbol, bar_start::DATE AS day FROM {OHLC_BARS.name}
-            WHERE bar_interval = '1h' AND bar_start > (
-                SELECT max(bar_start) - to_days(?) FROM {OHLC_BARS.name} WHERE bar_interval = '1h')
-        )
-        SELECT stored.symbol, stored.day, coalesce(sum(last_missing_id - first_missing_id + 1), 0)::BIGINT AS missing_trades
-        FROM stored LEFT JOIN {TRADE_ID_GAPS.name} AS gaps ON gaps.symbol = stored.symbol AND gaps.closed_at IS NULL
-            AND stored.day BETWEEN gaps.gap_start::DATE AND gaps.gap_end::DATE
-        GROUP BY ALL ORDER BY stored.symbol, stored.day
-        """,
-        [days],
-    )
+    return reader.read(MISSING_BY_DAY_QUERY, [days])
 
 
 def feedback_of(reader: Reader, alert_id: str) -> dict[str, object] | None:
