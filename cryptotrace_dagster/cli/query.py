@@ -14,6 +14,7 @@ from cryptotrace_dagster.cli.options import DataDir, settings_of
 from cryptotrace_dagster.errors import UserError
 
 if TYPE_CHECKING:
+    import duckdb
     import polars as pl
 
     from cryptotrace_dagster.domain.windows import Window
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cryptotrace_dagster.storage import Warehouse
 
 _SHOWN_ROWS = 50
+_UNKNOWN_TO_POLARS = ("INTERVAL", "UNION", "VARIANT")
 
 
 class OutputFormat(StrEnum):
@@ -99,7 +101,7 @@ def run_query(warehouse: "Warehouse", query: str, timeout: float) -> "pl.DataFra
         timer = threading.Timer(timeout, connection.interrupt)
         timer.start()
         try:
-            return connection.execute(query).pl()
+            return _frame_of(connection, query)
         except duckdb.InterruptException:
             raise QueryError(
                 f"The query was cancelled after {timeout:g} s, so that ingestion can go on: narrow it, raise --timeout, "
@@ -109,6 +111,25 @@ def run_query(warehouse: "Warehouse", query: str, timeout: float) -> "pl.DataFra
             raise QueryError(f"The query could not be run: {error}. `SHOW TABLES` lists the tables.") from None
         finally:
             timer.cancel()
+
+
+def _frame_of(connection: "duckdb.DuckDBPyConnection", query: str) -> "pl.DataFrame":
+    """Return the rows of a query; values of types that polars does not know come as DuckDB writes them."""
+    answer = connection.execute(query)
+    columns = [(name, str(type_)) for name, type_, *_ in answer.description or ()]
+    if not any(mark in type_ for _, type_ in columns for mark in _UNKNOWN_TO_POLARS):
+        return answer.pl()
+    as_text = [
+        f"#{position}::VARCHAR AS {_quoted(name)}"
+        if any(mark in type_ for mark in _UNKNOWN_TO_POLARS)
+        else f"#{position}"
+        for position, (name, type_) in enumerate(columns, start=1)
+    ]
+    return connection.sql(query).project(", ".join(as_text)).pl()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def bars_for(

@@ -110,6 +110,13 @@ def test_sql_answers_from_the_live_store_and_from_the_copy(folder: Path, source:
     assert "BTCUSDT" in run(folder, "sql", query, *source).stdout
 
 
+@pytest.mark.parametrize("value", ["max(trade_time) - min(trade_time)", "[INTERVAL 1 DAY]", "union_value(a := 1)"])
+def test_sql_answers_in_types_that_a_frame_does_not_know(folder: Path, value: str) -> None:
+    answer = run(folder, "sql", f"SELECT count(*) AS n, {value} AS odd, 1 AS n FROM raw_ticks", "--format", "csv")
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.splitlines()[0].split(",")[:2] == ["n", "odd"]
+
+
 def test_a_query_that_takes_too_long_is_cancelled(folder: Path) -> None:
     """A forgotten cross join must not stop ingestion."""
     started = time.monotonic()
