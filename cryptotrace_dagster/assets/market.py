@@ -60,7 +60,7 @@ def raw_ticks(warehouse: WarehouseResource, kafka: KafkaResource) -> dg.Material
 
 
 @writing_asset(
-    deps=[raw_ticks],
+    deps=[raw_ticks, "trade_history"],  # the past's trades come by a way of their own
     partitions_def=DAYS,
     group_name="market",
     kinds={"duckdb"},

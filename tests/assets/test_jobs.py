@@ -203,3 +203,9 @@ def test_the_maintenance_of_a_lake_is_skipped_with_a_reason_on_a_file(tmp_path: 
     answer = every_10_minutes(dg.build_schedule_context(resources={"warehouse": file}))
     assert isinstance(answer, dg.SkipReason)
     assert "reuses its space" in str(answer.skip_message)
+
+
+def test_bars_are_drawn_below_both_ways_that_trades_come(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    assert graph.get(dg.AssetKey("ohlc_bars")).parent_keys == {dg.AssetKey("raw_ticks"), dg.AssetKey("trade_history")}
+    assert graph.get(dg.AssetKey("trade_history")).parent_keys == {dg.AssetKey("binance_trades")}
