@@ -10,6 +10,7 @@ of Dagster) count as one process, the largest of them at each sample.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,8 @@ def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
                     samples[name].append((at, size))
             time.sleep(SAMPLE_SECONDS)
         output.seek(0)
-        summary = json.loads(output.read().strip().splitlines()[-1])
+        lines = output.read().strip().splitlines()
+    summary = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
     memory = {name: thirds(found, arguments.seconds) for name, found in sorted(samples.items())}
     return {"exit_code": system.returncode, "summary": summary, "memory_mb": memory}
 
@@ -110,9 +112,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--port-offset", type=int, default=21_000)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cryptotrace-soak-") as folder:
-        result = soak(arguments, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="cryptotrace-soak-"))
+    result = soak(arguments, folder)
     result["complaints"] = complaints(result)
+    if result["complaints"]:
+        print(f"What is left of it is in {folder}.")
+    else:
+        shutil.rmtree(folder)
     print(f"{'process':<20}{'first third':>12}{'middle':>10}{'last':>10}  MB, median")
     for name, (first, middle, last) in result["memory_mb"].items():  # type: ignore[attr-defined]
         print(f"{name:<20}{first:>12.0f}{middle:>10.0f}{last:>10.0f}")
