@@ -242,6 +242,14 @@ FEATURES = Table(
         Column("tick_count_deviation", T.DOUBLE, "ln(tick_count), as robust seasonal z.", nullable=True),
         Column("trade_size_deviation", T.DOUBLE, "ln(trade_size), as robust seasonal z.", nullable=True),
         Column("imbalance_deviation", T.DOUBLE, "taker_imbalance, as robust seasonal z.", nullable=True),
+        Column(
+            "latency_seconds",
+            T.DOUBLE,
+            "Smallest received_at - trade_time of the bar, seconds: latency and clock skew; large where trades were fetched "
+            "afterwards.",
+            nullable=True,
+        ),
+        Column("last_trade_second", T.DOUBLE, "Time of the last trade, seconds after the bar's start.", nullable=True),
     ),
     key=("symbol", "bar_interval", "bar_start"),
     time_column="bar_start",

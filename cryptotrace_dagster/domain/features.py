@@ -97,19 +97,29 @@ HOURLY_BASELINE_QUERY = f"""
     GROUP BY symbol, hour
 """
 
+# Arrivals are taken from the ticks themselves, for bars do not know when their trades were received.
+ARRIVALS_QUERY = f"""
+    SELECT symbol, time_bucket(INTERVAL '1 minute', trade_time) AS bar_start,
+           min(epoch_us(received_at) - epoch_us(trade_time)) / 1e6 AS latency_seconds,
+           (epoch_us(max(trade_time)) - epoch_us(time_bucket(INTERVAL '1 minute', min(trade_time)))) / 1e6
+               AS last_trade_second
+    FROM {RAW_TICKS.name} WHERE trade_time >= $start AND trade_time < $end GROUP BY ALL
+"""
+
 _STALE_MINUTES = 60  # an indicator over an hour without a trade would describe the filling, not the market
 _TAPS = 120
 SLOW_READ_BEFORE = SLOW_LOOKBACK + timedelta(minutes=_STALE_MINUTES)
 
 
 def slow_features(
-    bars: pl.DataFrame, orders: pl.DataFrame, hours: pl.DataFrame, baselines: pl.DataFrame
+    bars: pl.DataFrame, orders: pl.DataFrame, arrivals: pl.DataFrame, hours: pl.DataFrame, baselines: pl.DataFrame
 ) -> pl.DataFrame:
     """Return 1-minute `features` rows for every bar of `bars`, of which the first `SLOW_READ_BEFORE` are only lookback.
 
     Args:
         bars: rows of `SLOW_BARS_QUERY`, in key order.
         orders: symbol, bar_start, buy_orders, rush_orders: per minute.
+        arrivals: rows of `ARRIVALS_QUERY`.
         hours: symbol, hour, base, quote: traded per full hour, over the `PROFILE_LOOKBACK` before.
         baselines: symbol, hour, and `{name}_centre`, `{name}_scale` as `seasonal_baselines` returns.
     """
@@ -118,6 +128,7 @@ def slow_features(
     rows = pl.concat([_with_indicators(part) for part in bars.partition_by("symbol", maintain_order=True)])
     rows = (
         rows.join(orders, on=["symbol", "bar_start"], how="left")
+        .join(arrivals, on=["symbol", "bar_start"], how="left")
         .with_columns(
             pl.col("buy_orders", "rush_orders").fill_null(0), pl.col("bar_start").dt.truncate("1h").alias("hour")
         )

@@ -209,7 +209,8 @@ def _slow_features(transaction: Transaction, window: Window, baselines: pl.DataF
         f"FROM {OHLC_BARS.name} WHERE bar_interval = '1h' AND bar_start >= ? AND bar_start < ?",
         [floor(window.start, HOUR) - formulas.PROFILE_LOOKBACK, floor(window.end, HOUR)],
     )
-    rows = formulas.slow_features(bars, orders, hours, baselines)
+    arrivals = transaction.query(formulas.ARRIVALS_QUERY, {"start": window.start, "end": window.end})
+    rows = formulas.slow_features(bars, orders, arrivals, hours, baselines)
     return rows.filter(pl.col("bar_start") >= window.start)
 
 

@@ -16,6 +16,7 @@ _HOMES = {
     "market_move": ("market", "MarketMoveDetector"),
     "market_relation": ("market", "MarketRelationDetector"),
     "data_silence": ("data_trouble", "SilenceDetector"),
+    "data_clock_skew": ("data_trouble", "ClockSkewDetector"),
     "data_stale_price": ("data_trouble", "StalePriceDetector"),
 }
 

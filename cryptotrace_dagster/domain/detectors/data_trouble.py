@@ -1,7 +1,8 @@
-"""Data trouble: a symbol that falls silent while others trade, and a price that no longer changes while it trades.
+"""Data trouble: a symbol that falls silent while others trade, a price that no longer changes, a clock that is off.
 
-Both are judged by the symbol's own habits: a coin that trades once an hour is not silent after ten minutes. Holes in the
-trade ids are known exactly and need no score (`trade_id_gaps`); a clock that is off shows in the feed's latency.
+The first two are judged by the symbol's own habits: a coin that trades once an hour is not silent after ten minutes. So
+is the third: what counts is a shift of each symbol's usual latency. Holes in the trade ids are known exactly and need no
+score (`trade_id_gaps`).
 """
 
 from dataclasses import asdict
@@ -9,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from cryptotrace_dagster.domain.calibration import Tail, TailPrior, advance_tail
 from cryptotrace_dagster.domain.detectors.base import SCORE_SCHEMA, State, epoch_seconds, score_frame
 from cryptotrace_dagster.domain.features import SLOW_INTERVAL
 
 PRIOR = TailPrior(scale=0.7)
+CLOCK = "CLOCK"  # the symbol of scores about this machine's clock: there is one, so it is told once
+USUAL_MINUTES = 60  # the usual latency is the median of so many minutes that came live
+FEWEST_MINUTES = 10
+SMALLEST_SHIFT = 0.01  # seconds; below it, all shifts are alike
 
 
 class SilenceDetector:
@@ -77,3 +83,66 @@ class StalePriceDetector:
         tail, times_a_day = advance_tail(Tail(**state["tail"]), epoch_seconds(bars) // 3600, raw, PRIOR)
         scores = score_frame(bars, raw, times_a_day, {"trades_at_one_price": unchanged})
         return {"close": close, "trades": trades, "tail": asdict(tail)}, scores
+
+
+class ClockSkewDetector:
+    """Scores by how much trades arrive later or earlier than usual, as ln(1 + shift / 10 ms): the symbols' median.
+
+    A minute's latency is its fastest trade's, which queues and repaired holes do not touch. It counts only when trades
+    came at the pace of the market: from one traded minute to the next, the latency may have changed by at most half of the
+    time between their last trades. An import, a backfill or a filled outage arrives all at once, so its latency falls by as
+    much as the market's time goes on, and is no clock's fault. A step of the clock that is larger than that costs one
+    minute and shows in the next.
+    """
+
+    name = "data_clock_skew"
+    version = 1
+    bar_interval = SLOW_INTERVAL
+    over_market = True
+
+    def begin(self) -> State:
+        """Return the state before any bar."""
+        return {"symbols": {}, "tail": asdict(Tail())}
+
+    def advance(self, state: State, bars: pl.DataFrame) -> tuple[State, pl.DataFrame]:
+        """Return the state after these 1-minute bars of all symbols, and the clock's scores (symbol `CLOCK`)."""
+        known = bars.drop_nulls(["latency_seconds", "last_trade_second"]).sort("bar_start", "symbol")
+        if known.is_empty():
+            return state, pl.DataFrame(schema=SCORE_SCHEMA)
+        symbols, shifts = dict(state["symbols"]), []
+        for (symbol,), part in known.partition_by("symbol", as_dict=True, maintain_order=True).items():
+            last_trades = epoch_seconds(part) + part["last_trade_second"].to_numpy()
+            found, symbols[symbol] = _shifts(symbols.get(symbol), last_trades, part["latency_seconds"].to_numpy())
+            shifts.append(part.select("bar_start", pl.Series("shift", found)))
+        minutes = (
+            pl.concat(shifts)
+            .filter(pl.col("shift").is_finite())
+            .group_by("bar_start")
+            .agg(pl.col("shift").median())
+            .sort("bar_start")
+            .with_columns(pl.lit(CLOCK).alias("symbol"))
+        )
+        if minutes.is_empty():
+            return state | {"symbols": symbols}, pl.DataFrame(schema=SCORE_SCHEMA)
+        shift = minutes["shift"].to_numpy()
+        raw = np.log1p(np.abs(shift) / SMALLEST_SHIFT)
+        tail, times_a_day = advance_tail(Tail(**state["tail"]), epoch_seconds(minutes) // 3600, raw, PRIOR)
+        scores = score_frame(minutes, raw, times_a_day, {"shift_seconds": shift})
+        return {"symbols": symbols, "tail": asdict(tail)}, scores
+
+
+def _shifts(
+    before: dict[str, Any] | None, last_trades: NDArray[np.float64], latencies: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Return how far each minute's latency is from the symbol's usual one (NaN where not known), and the memory after."""
+    recent: list[float] = [] if before is None else list(before["recent"])
+    last, latency = (np.nan, np.nan) if before is None else (before["last"], before["latency"])
+    found = np.full(len(latencies), np.nan)
+    for index, (traded, new) in enumerate(zip(last_trades.tolist(), latencies.tolist(), strict=True)):
+        apart = traded - last
+        if apart >= 1.0 and abs(new - latency) <= apart / 2:
+            if len(recent) >= FEWEST_MINUTES:
+                found[index] = new - np.median(recent)
+            recent = [*recent, new][-USUAL_MINUTES:]
+        last, latency = traded, new
+    return found, {"recent": np.array(recent), "last": float(last), "latency": float(latency)}
