@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 import polars as pl
@@ -29,6 +30,7 @@ from cryptotrace_dagster.domain.windows import Window, utc_now
 from cryptotrace_dagster.tables import ALL_TABLES, SCHEMA_VERSION, SCHEMA_VERSIONS, Table
 
 LOCK_WAIT_SECONDS = 60.0
+_COPIED_AT_ONCE = 1 << 22  # bytes
 
 __all__ = [
     "ContractError",
@@ -225,12 +227,19 @@ class Warehouse:
                 part.unlink(missing_ok=True)
 
     def _copy_file(self, target: Path) -> None:
-        with self.reading():  # no writer can be under way while we hold this, so the bytes belong together
-            log = Path(f"{self.url}.wal")
-            if log.exists():
-                shutil.copyfile(log, f"{target}.wal")
-            # Last, because closing the file lets go of this process's lock on it, whoever else has it open (POSIX).
-            shutil.copyfile(self.url, target)
+        with self.reading():  # there is one, and it opens
+            pass
+        # Writers go on meanwhile; what they change is put right under the lock, which reads but hardly writes. The file
+        # is closed last, because closing it lets go of this process's lock on it, whoever else has it open (POSIX).
+        with Path(self.url).open("rb") as source, target.open("w+b") as copy:
+            shutil.copyfileobj(source, copy, _COPIED_AT_ONCE)
+            with self.reading():  # no writer can be under way while we hold this, so the bytes belong together
+                if not os.path.samestat(os.fstat(source.fileno()), Path(self.url).stat()):
+                    raise StorageError(f"The warehouse {self.url} was replaced while it was being copied: try again.")
+                log = Path(f"{self.url}.wal")
+                if log.exists():
+                    shutil.copyfile(log, f"{target}.wal")
+                _make_equal(source, copy)
         duckdb.connect(str(target)).close()  # folds a write-ahead log into the copy
 
     def _copy_lake(self, target: Path) -> None:
@@ -241,6 +250,19 @@ class Warehouse:
                 connection.execute(table.ddl.replace(table.name, f"{copy}.{table.name}", 1))
                 connection.execute(f"INSERT INTO {copy}.{table.name} SELECT {columns} FROM {table.name}")
             connection.commit()
+
+
+def _make_equal(source: BinaryIO, copy: BinaryIO) -> None:
+    """Overwrite the pieces of a copy that differ from its source."""
+    place = 0
+    source.seek(place)
+    while piece := source.read(_COPIED_AT_ONCE):
+        copy.seek(place)
+        if copy.read(len(piece)) != piece:
+            copy.seek(place)
+            copy.write(piece)
+        place += len(piece)
+    copy.truncate(place)
 
 
 @contextmanager
