@@ -20,11 +20,11 @@ class UnknownBenchmarkError(UserError):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A group of rows that are measured together."""
+    """A group of rows that are measured together; those that come before something goes wrong keep their figures."""
 
     name: str
     rows: tuple[str, ...]
-    measure: Callable[[Sizes], list[Row]]
+    measure: Callable[[Sizes], Iterable[Row]]
 
 
 BENCHMARKS = (
@@ -76,11 +76,16 @@ def run(benchmarks: Iterable[Benchmark], sizes: Sizes, say: Callable[[str], None
     for benchmark in benchmarks:
         say(f"{benchmark.name} ...")
         try:
-            rows += benchmark.measure(sizes)
+            for row in benchmark.measure(sizes):
+                rows.append(row)
         except WrongWorkError as error:
-            refused |= dict.fromkeys(benchmark.rows, str(error))
+            reason = str(error)
             say(f"{benchmark.name}: no figure, for the work was wrong: {error}")
         except Exception as error:
-            refused |= dict.fromkeys(benchmark.rows, f"it broke off: {error!r}")
+            reason = f"it broke off: {error!r}"
             say(f"{benchmark.name}: no figure, for it broke off:\n{traceback.format_exc()}")
+        else:
+            continue
+        measured = {row.name for row in rows}
+        refused |= {name: reason for name in benchmark.rows if name not in measured}
     return Outcome(rows, refused)

@@ -1,5 +1,6 @@
 """The running of all benchmarks: one that breaks off does not take the others along, and only small sizes are recorded."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -18,7 +19,8 @@ def _broken(_: Sizes) -> list[Row]:
     raise OSError("the disk went away")
 
 
-def _wrong(_: Sizes) -> list[Row]:
+def _wrong(_: Sizes) -> Iterator[Row]:
+    yield Row("early", "what", 1.0, "s")
     raise WrongWorkError("a trade is missing")
 
 
@@ -26,11 +28,12 @@ def test_what_breaks_off_or_is_wrong_has_a_reason_and_the_rest_has_figures() -> 
     said: list[str] = []
     benchmarks = [
         Benchmark("broken", ("first",), _broken),
-        Benchmark("wrong", ("second",), _wrong),
+        Benchmark("wrong", ("early", "second"), _wrong),
         Benchmark("right", ("third",), _row),
     ]
     outcome = run(benchmarks, QUICK, said.append)
-    assert [row.name for row in outcome.rows] == ["third"]
+    assert [row.name for row in outcome.rows] == ["early", "third"]
+    assert set(outcome.refused) == {"first", "second"}
     assert outcome.refused["second"] == "a trade is missing"
     assert "the disk went away" in outcome.refused["first"]
     assert any("Traceback" in sentence for sentence in said)
