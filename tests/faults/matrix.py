@@ -1,6 +1,6 @@
 """The fault matrix: every fault, several times, under load; then the exchange's trades against the warehouse's, by id.
 
-    python -m tests.faults.matrix --short|--full [--broker embedded|kafka] [--repeats N] [--seed S]
+    python -m tests.faults.matrix --short|--full [--broker embedded|kafka] [--repeats N] [--only CASE ...] [--seed S]
 
 Prints a table and, on the last line, the same as JSON; exits with 1 when a trade was missing or doubled, when a case
 took longer than promised to become whole, or when a planned handover was not seamless.
@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -152,6 +152,7 @@ def run_matrix(
     trades_per_second: int,
     promised_seconds: float,
     at_least: int = 1,
+    only: Collection[str] = (),
 ) -> dict[str, object]:
     """Run every case of the short or the full form, print the table, and return the summary."""
     chance = random.Random(seed)
@@ -160,7 +161,7 @@ def run_matrix(
         print(f"{'case':<24}{'repeats':>8}{'trades':>10}{'missing':>9}{'doubled':>9}{'whole after':>13}", flush=True)
         for case in CASES:
             repeats = case.repeats(is_full=is_full, broker=broker, at_least=at_least)
-            if not repeats:
+            if not repeats or (only and case.name not in only):
                 continue
             result = run_case(rig, case, repeats, chance)
             results.append(result)
@@ -195,6 +196,7 @@ def main() -> int:
     form.add_argument("--full", action="store_true")
     parser.add_argument("--broker", choices=["embedded", "kafka"], default="embedded")
     parser.add_argument("--repeats", type=int, default=1, help="of every case in the full form, at least")
+    parser.add_argument("--only", nargs="*", choices=[case.name for case in CASES], default=[], metavar="CASE")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trades-per-second", type=int, default=1000)
     chosen = parser.parse_args()
@@ -208,6 +210,7 @@ def main() -> int:
             trades_per_second=chosen.trades_per_second,
             promised_seconds=PROMISED_SECONDS,
             at_least=chosen.repeats,
+            only=chosen.only,
         )
     print(json.dumps(summary))
     return 1 if summary["complaints"] else 0
