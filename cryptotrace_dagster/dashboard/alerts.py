@@ -47,6 +47,8 @@ _EVIDENCE_WORDS = {
     "quote_volume_60s": "traded value in 60 s",
     "usual_quote_volume_60s": "usually traded in 60 s",
     "trades_60s": "trades in 60 s",
+    "lasted_s": "lasted, in seconds",
+    "peak": "strongest that was told",
     "times_a_day": "times a day that a bar is this strange",
 }
 

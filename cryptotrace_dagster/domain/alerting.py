@@ -118,12 +118,20 @@ def _row(
         "price": signal.price if decision.phase != "end" else around.price,
         "title": title_of(rule, decision),
         "message": message_of(rule, decision, around),
-        "evidence": json.dumps(_evidence(rule.kind, rule.fingerprint, signal, around)),
+        "evidence": json.dumps(_evidence(rule.kind, rule.fingerprint, decision, around)),
         "retracted_at": None,
     }
 
 
-def _evidence(kind: str, fingerprint: str, signal: Signal, around: Surroundings) -> dict[str, Any]:
+def course_of(decision: Decision) -> dict[str, float]:
+    """Return how an event that has ended went, as its evidence says it; nothing for other phases."""
+    lasted_s = None if decision.lasted is None else decision.lasted.total_seconds()
+    numbers = {"lasted_s": lasted_s, "peak": decision.peak}
+    return {name: round(value, 8) for name, value in numbers.items() if value is not None}
+
+
+def _evidence(kind: str, fingerprint: str, decision: Decision, around: Surroundings) -> dict[str, Any]:
+    signal = decision.signal
     numbers = {
         "measure": signal.measure,
         "price_before": around.price_before,
@@ -135,7 +143,7 @@ def _evidence(kind: str, fingerprint: str, signal: Signal, around: Surroundings)
     }
     known = {name: round(value, 8) for name, value in numbers.items() if value is not None}
     explanation = {} if signal.explanation is None else {"explanation": json.loads(signal.explanation)}
-    return {"kind": kind, "rule_fingerprint": fingerprint, **known, **explanation}
+    return {"kind": kind, "rule_fingerprint": fingerprint, **known, **course_of(decision), **explanation}
 
 
 def conversations_of(
@@ -157,7 +165,9 @@ def conversations_of(
 def _after(held: Conversation | None, row: Mapping[str, Any], decided_at: datetime) -> Conversation:
     is_new = held is None or held.conversation_id != row["conversation_id"]
     if held is None or is_new:
-        held = Conversation(row["conversation_id"], row["rule"], True, Severity[row["severity"]], decided_at)
+        opened_at = decided_at if row["phase"] == "opening" else None  # the opening may be older than what was read
+        severity = Severity[row["severity"]]
+        held = Conversation(row["conversation_id"], row["rule"], True, severity, decided_at, opened_at=opened_at)
     if row["phase"] == "end":
         return replace(held, is_open=False)
     peaks = held.peaks if row["score"] is None else {**held.peaks, row["rule"]: row["score"]}

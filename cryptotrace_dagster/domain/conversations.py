@@ -15,7 +15,7 @@ from cryptotrace_dagster.domain.rules import Rule, RuleBook, Severity
 
 Phase = Literal["opening", "worsening", "end"]
 ConversationKey = tuple[str, str]  # what it is about (a rule's group), and the symbol
-MARKET = "MARKET"  # the symbol of what concerns all of them, as the market's detectors call it
+MARKET = "*"  # the symbol of what concerns all of them
 WORSENING_PAUSE = timedelta(seconds=60)  # one jump passes several strengths within seconds; it is told once
 
 
@@ -40,7 +40,10 @@ class Signal:
 
 @dataclass(frozen=True)
 class Decision:
-    """Someone is to be told: which signal, in which phase of which conversation."""
+    """Someone is to be told: which signal, in which phase of which conversation.
+
+    An end also says when the conversation was opened and the strongest measure that was told in it, where known.
+    """
 
     alert_id: str
     conversation_id: str
@@ -49,6 +52,13 @@ class Decision:
     rule: str
     decided_at: datetime
     signal: Signal
+    opened_at: datetime | None = None
+    peak: float | None = None
+
+    @property
+    def lasted(self) -> timedelta | None:
+        """Return how long an event that has ended went on: from the first bar that rang to the last."""
+        return None if self.opened_at is None else self.signal.decided_at - self.opened_at
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ class Conversation:
     told_at: datetime
     peaks: Mapping[str, float] = field(default_factory=dict)
     last_ring: Signal | None = None
+    opened_at: datetime | None = None
 
 
 def alert_id_of(rule: str, signal: Signal, phase: Phase) -> str:
@@ -130,7 +141,8 @@ def _heard(rule: Rule, signal: Signal, now: Conversation | None) -> tuple[Decisi
     alert_id = alert_id_of(rule.name, signal, "opening")
     decision = Decision(alert_id, alert_id, "opening", rule.severity, rule.name, signal.decided_at, signal)
     peaks = {} if signal.measure is None else {rule.name: signal.measure}
-    return decision, Conversation(alert_id, rule.name, True, rule.severity, signal.decided_at, peaks, signal)
+    at = signal.decided_at
+    return decision, Conversation(alert_id, rule.name, True, rule.severity, at, peaks, signal, opened_at=at)
 
 
 def _worsening(rule: Rule, signal: Signal, now: Conversation) -> tuple[Decision, Conversation]:
@@ -167,9 +179,18 @@ def _ended(
         return None
     end = now.last_ring.decided_at + book.conversations.end_after
     is_over = end <= at if inclusive else end < at
-    return _end(now, now.last_ring, end) if is_over else None
+    return _end(now, now.last_ring, end, _peak(book, now)) if is_over else None
 
 
-def _end(now: Conversation, signal: Signal, at: datetime) -> Decision:
+def _peak(book: RuleBook, now: Conversation) -> float | None:
+    """Return the strongest measure that was told, of all rules that measure the same as the one that opened."""
+    kinds = {rule.name: rule.kind for rule in book.rules}
+    told = [peak for name, peak in sorted(now.peaks.items()) if kinds.get(name) == kinds.get(now.rule)]
+    return max(told, key=abs, default=None)
+
+
+def _end(now: Conversation, signal: Signal, at: datetime, peak: float | None = None) -> Decision:
     alert_id = alert_id_of(now.rule, signal, "end")
-    return Decision(alert_id, now.conversation_id, "end", now.severity, now.rule, at, signal)
+    return Decision(
+        alert_id, now.conversation_id, "end", now.severity, now.rule, at, signal, opened_at=now.opened_at, peak=peak
+    )

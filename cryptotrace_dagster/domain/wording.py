@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptotrace_dagster.domain.conversations import MARKET, Decision
-from cryptotrace_dagster.domain.detectors.data_trouble import CLOCK
 from cryptotrace_dagster.domain.rules import (
     AnomalyRule,
     DataRule,
@@ -19,6 +18,7 @@ from cryptotrace_dagster.domain.rules import (
     Rule,
     VolumeRule,
 )
+from cryptotrace_dagster.looks import age_text
 
 DAYS_A_YEAR = 365
 
@@ -55,7 +55,7 @@ def message_of(rule: Rule, decision: Decision, around: Surroundings) -> str:
     """Return what happened and how unusual it is, in plain words or in the user's own template."""
     if rule.message is not None and decision.phase != "end":
         return rule.message.format_map(placeholders(rule, decision, around))
-    sentences = _price_words(rule, decision, around)
+    sentences = [*_course_words(rule, decision), *_price_words(rule, decision, around)]
     if around.volume is not None and around.usual_volume:
         multiple = around.volume / around.usual_volume
         sentences.append(f"In the last minute {number(round(multiple, 1))} times the usual volume was traded.")
@@ -79,9 +79,28 @@ def _price_words(rule: Rule, decision: Decision, around: Surroundings) -> list[s
     return [words]
 
 
+def _course_words(rule: Rule, decision: Decision) -> list[str]:
+    """Return how long an event that has ended went on, and how strong it was."""
+    if decision.lasted is None:
+        return []
+    span = age_text(decision.lasted.total_seconds()) if decision.lasted >= timedelta(seconds=1) else "a moment"
+    match rule:
+        case MoveRule() if decision.peak is not None:
+            strongest = f"; at its strongest the price {_moved(decision.peak)}"
+        case VolumeRule() if decision.peak is not None:
+            strongest = f"; at its strongest {decision.peak:.0f} times the usual volume was traded"
+        case _:
+            strongest = ""
+    return [f"It lasted {span}{strongest}."]
+
+
+def _moved(percent: float) -> str:
+    return f"{'rose' if percent > 0 else 'fell'} {abs(percent):.1f} %"
+
+
 def name_of(symbol: str) -> str:
     """Return what a symbol is called in a sentence."""
-    return {MARKET: "The whole market", CLOCK: "This machine's clock"}.get(symbol, symbol)
+    return "The whole market" if symbol == MARKET else symbol
 
 
 def placeholders(rule: Rule, decision: Decision, around: Surroundings) -> Mapping[str, str]:
@@ -169,7 +188,7 @@ def _happened(rule: Rule, decision: Decision) -> str:
         case PriceRule():
             words = f"is {'above' if rule.above is not None else 'below'} {number(rule.level)}"
         case MoveRule():
-            words = f"{'rose' if measure > 0 else 'fell'} {abs(measure):.1f} % within {duration(rule.within)}"
+            words = f"{_moved(measure)} within {duration(rule.within)}"
         case VolumeRule():
             words = f"traded {measure:.0f} times its usual volume within {duration(rule.within)}"
         case AnomalyRule():

@@ -4,6 +4,7 @@ Owns which bars are read, how the state of conversations is carried from stored 
 alerts that late data has changed. Stays out: the decisions (domain/) and the sending (pipeline/delivery.py).
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from cryptotrace_dagster.domain.alerting import (
     alert_rows,
     as_signals,
     conversations_of,
+    course_of,
     with_last_rings,
 )
 from cryptotrace_dagster.domain.conversations import (
@@ -242,7 +244,10 @@ def _differs(decision: Decision, row: Mapping[str, Any] | None) -> bool:
         return True
     stored = (row["phase"], row["conversation_id"], row["severity"], row["available_at"])
     decided = (decision.phase, decision.conversation_id, decision.severity.name, decision.decided_at + ALLOWED_LATENESS)
-    return stored != decided or row["score"] != decision.signal.measure
+    course = course_of(decision)
+    evidence = json.loads(row["evidence"]) if course else {}
+    told_course = {name: evidence.get(name) for name in course}
+    return stored != decided or row["score"] != decision.signal.measure or told_course != course
 
 
 def _no_longer_ringing(book: RuleBook, evaluation: _Evaluation) -> pl.DataFrame:

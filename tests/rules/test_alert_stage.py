@@ -1,6 +1,7 @@
 """When someone is told: conversations, and that no cut of the time into windows changes them."""
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -55,6 +56,28 @@ def test_one_event_is_one_conversation_with_an_opening_a_worsening_and_an_end(wa
         (62, "rule 1", "end", "critical"),
     ]
     assert warehouse.read("SELECT count(DISTINCT conversation_id) FROM alerts").item() == 1
+
+
+def test_an_end_says_how_long_it_lasted_and_how_strong_it_was_however_the_time_is_cut(warehouse: Warehouse) -> None:
+    """The end is decided in another window than the opening, from what the stored alerts say of it."""
+    rules = book(MOVE, CRITICAL, more=SHORT)
+    store(warehouse, seconds_of(jumps(100, (30, 4), (32, 5))))
+    refresh(warehouse, rules, 0, 40)
+    refresh(warehouse, rules, 40, 100)
+
+    message, evidence = warehouse.read("SELECT message, evidence FROM alerts WHERE phase = 'end'").row(0)
+
+    assert message.startswith("It lasted 11 s; at its strongest the price rose 9.2 %.")  # it rang from second 31 to 42
+    assert (json.loads(evidence)["lasted_s"], round(json.loads(evidence)["peak"], 2)) == (11.0, 9.2)
+
+
+def test_a_price_that_is_back_says_how_long_it_was_away(warehouse: Warehouse) -> None:
+    store(warehouse, seconds_of(jumps(300, (30, 4), (150, -4))))
+    refresh(warehouse, book("kind = 'price'\nabove = 103"), 0, 300)
+
+    message = warehouse.read("SELECT message FROM alerts WHERE phase = 'end'").item()
+
+    assert message.startswith("It lasted 2 min. The price is 99.84")
 
 
 def test_the_same_window_twice_changes_nothing(warehouse: Warehouse) -> None:
@@ -154,14 +177,14 @@ def test_a_market_wide_event_is_told_once_and_not_for_every_symbol(warehouse: Wa
     rules = book(anomaly, MOVE, CRITICAL, more=SHORT)
     falling = [seconds_of(jumps(100, (30, -4)), symbol) for symbol in ("AUSDT", "BUSDT")]
     crashing = seconds_of(jumps(100, (32, -9)), "CUSDT")
-    wide = score(NOON + 25 * SECOND, 0.01, symbol="MARKET", detector="market_move")
+    wide = score(NOON + 25 * SECOND, 0.01, symbol="*", detector="market_move")
     store(warehouse, pl.concat([*falling, crashing]), [wide])
 
     refresh(warehouse, rules, 0, 100)
 
     openings = warehouse.read("SELECT symbol, title FROM alerts WHERE phase = 'opening' ORDER BY available_at").rows()
     assert openings == [
-        ("MARKET", "The whole market is behaving unusually (market move)"),
+        ("*", "The whole market is behaving unusually (market move)"),
         ("CUSDT", "CUSDT fell 9.0 % within 10 s"),
     ]
 
