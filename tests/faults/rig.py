@@ -58,13 +58,15 @@ class Rig:
         self._broker_port, self._feed_port = free_port(), free_port()
         self._control = httpx.Client(timeout=20)
         self._stack.callback(self._control.close)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._stack.callback(self._stop)
         self._broker = self._start_broker(is_new=True)
         exchange = ["exchange", "--port", "0", "--rest-port", "0", "--seed", str(seed), "--symbols", ",".join(SYMBOLS)]
         self._exchange, ready = self._command([*exchange, "--trades-per-second", str(trades_per_second)])
         self._urls = ready
         self._feed, _ = self._start_feed()
         self._ingest = self._start_ingest()
-        self._stack.callback(self._stop)
+        self._stack.callback(lambda: kill(self._ingest))
         _until(lambda: len(self._ranges()) == len(SYMBOLS), START_SECONDS)
         self._first_ids = {symbol: first for symbol, first, _, _ in self._ranges()}
 
@@ -191,6 +193,7 @@ class Rig:
             folder.mkdir()
             kafka_server.format_storage(folder, self._broker_port)
         server = kafka_server.start_server(folder, self._broker_port)
+        self._processes.append(server)
         if is_new:
             create_topic(address, TOPIC, partitions=3)
         return server
@@ -226,6 +229,7 @@ class Rig:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
+        self._processes.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
@@ -234,8 +238,7 @@ class Rig:
         return process, json.loads(line)
 
     def _stop(self) -> None:
-        kill(self._ingest)
-        for process in (self._feed, self._exchange, self._broker):
+        for process in reversed(self._processes):
             _kill(process)
 
 
