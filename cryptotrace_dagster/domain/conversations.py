@@ -15,7 +15,7 @@ from cryptotrace_dagster.domain.rules import Rule, RuleBook, Severity
 
 Phase = Literal["opening", "worsening", "end"]
 ConversationKey = tuple[str, str]  # what it is about (a rule's group), and the symbol
-MARKET = "*"  # the symbol of what concerns all of them
+MARKET = "MARKET"  # the symbol of what concerns all of them, as the market's detectors call it
 WORSENING_PAUSE = timedelta(seconds=60)  # one jump passes several strengths within seconds; it is told once
 
 

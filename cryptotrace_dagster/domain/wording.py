@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptotrace_dagster.domain.conversations import MARKET, Decision
+from cryptotrace_dagster.domain.detectors.data_trouble import CLOCK
 from cryptotrace_dagster.domain.rules import (
     AnomalyRule,
     DataRule,
@@ -100,7 +101,7 @@ def _moved(percent: float) -> str:
 
 def name_of(symbol: str) -> str:
     """Return what a symbol is called in a sentence."""
-    return "The whole market" if symbol == MARKET else symbol
+    return {MARKET: "The whole market", CLOCK: "This machine's clock"}.get(symbol, symbol)
 
 
 def placeholders(rule: Rule, decision: Decision, around: Surroundings) -> Mapping[str, str]:

@@ -177,14 +177,14 @@ def test_a_market_wide_event_is_told_once_and_not_for_every_symbol(warehouse: Wa
     rules = book(anomaly, MOVE, CRITICAL, more=SHORT)
     falling = [seconds_of(jumps(100, (30, -4)), symbol) for symbol in ("AUSDT", "BUSDT")]
     crashing = seconds_of(jumps(100, (32, -9)), "CUSDT")
-    wide = score(NOON + 25 * SECOND, 0.01, symbol="*", detector="market_move")
+    wide = score(NOON + 25 * SECOND, 0.01, symbol="MARKET", detector="market_move")
     store(warehouse, pl.concat([*falling, crashing]), [wide])
 
     refresh(warehouse, rules, 0, 100)
 
     openings = warehouse.read("SELECT symbol, title FROM alerts WHERE phase = 'opening' ORDER BY available_at").rows()
     assert openings == [
-        ("*", "The whole market is behaving unusually (market move)"),
+        ("MARKET", "The whole market is behaving unusually (market move)"),
         ("CUSDT", "CUSDT fell 9.0 % within 10 s"),
     ]
 
