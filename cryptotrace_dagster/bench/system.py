@@ -17,6 +17,7 @@ from cryptotrace_dagster.bench.sizes import SEED, Sizes
 from cryptotrace_dagster.dagster_client import DagsterClient
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.exchange.simulated import DEFAULT_SYMBOLS
+from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
 
 START_TARGET = Target(1.5)
@@ -228,6 +229,7 @@ def _month_row(bytes_per_minute: float, bytes_per_asset_job: int) -> Row:
         target=MONTH_TARGET,
         details={
             "mb_a_day": round(a_day / 1e6, 2),
+            "mb_that_retention_leaves": round(a_day * Settings().run_retention_days / 1e6),
             "kb_a_minute_of_live_run": round(bytes_per_minute / 1e3, 1),
             "kb_a_run_of_the_asset_job": round(bytes_per_asset_job / 1e3, 1),
         },
