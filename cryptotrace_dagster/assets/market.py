@@ -60,7 +60,9 @@ def raw_ticks(warehouse: WarehouseResource, kafka: KafkaResource) -> dg.Material
 
 
 @writing_asset(
-    deps=[raw_ticks, "trade_history"],  # the past's trades come by a way of their own
+    # trade_history makes bars of past days, too. As an upstream it would make Dagster's UI warn whoever materialises
+    # bars by hand that the history may be missing; on most days nobody ever needs it.
+    deps=[raw_ticks],
     partitions_def=DAYS,
     group_name="market",
     kinds={"duckdb"},
