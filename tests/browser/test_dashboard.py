@@ -105,12 +105,13 @@ def test_a_rule_is_tried_and_the_answer_follows_the_edit(demo: RunningSystem, op
 
 
 def test_the_data_page_shows_that_nothing_is_missing(demo: RunningSystem, open_page: Open) -> None:
-    page = open_page(demo.url(8501, "/data"))
+    page = open_page(demo.url(8501, "/data"), height=1130)
     missing = page.get_by_test_id("stMetric").filter(has_text="Missing trades")  # a table has a column of this name
     expect(missing.get_by_test_id("stMetricValue")).to_have_text("0")
     chart_of(page)
     link = page.get_by_role("link", name="Lineage")
     assert link.get_attribute("href") == demo.url(3000, "/asset-groups")
+    expect(page.get_by_label("The newest runs with their state, start and length", exact=True)).to_be_visible()
     picture(page, "dashboard-data")
 
 
