@@ -226,14 +226,14 @@ class TickStream:
                     f"Kafka at {self._bootstrap_servers} sent none of the {sum(r.length for r in open_ranges.values())} "
                     f"messages it still owes for {SILENCE_SECONDS:.0f} s; check the broker, ingest resumes by itself."
                 )
-            for message in messages:
-                planned = open_ranges.get(_partition(message))
+            for message, (partition, offset) in zip(messages, _places(messages), strict=True):
+                planned = open_ranges.get(partition)
                 if planned is None:
                     continue  # beyond the planned end: the next plan reads it
-                if _offset(message) < planned.end:
+                if offset < planned.end:
                     taken.append(message)
                     size += len(message)
-                if _offset(message) >= planned.end - 1:
+                if offset >= planned.end - 1:
                     self._close(open_ranges, planned.topic_partition)
             for partition in [p for p, planned in open_ranges.items() if self._ends.get(p, -1) >= planned.end]:
                 self._close(open_ranges, partition)  # the last offsets hold no message: a transaction's marker
@@ -245,13 +245,14 @@ class TickStream:
 
     def _consume(self, count: int, wait_seconds: float) -> list[Message]:
         messages: list[Message] = self._consumer.consume(count, timeout=wait_seconds)
-        for message in messages:
+        news = [message for message in messages if message.error() is not None]
+        if not news:
+            return messages
+        for message, (partition, offset) in zip(news, _places(news), strict=True):
             error = message.error()
-            if error is None:
-                continue
-            if error.code() != KafkaError._PARTITION_EOF:
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise self._away(error)
-            self._ends[_partition(message)] = _offset(message)
+            self._ends[partition] = offset
         return [message for message in messages if message.error() is None]
 
     def _away(self, error: object) -> StreamError:
@@ -261,17 +262,9 @@ class TickStream:
         )
 
 
-def _partition(message: Message) -> int:
-    return cast(int, message.partition())
-
-
-def _offset(message: Message) -> int:
-    return cast(int, message.offset())
-
-
-def _bytes(message: Message) -> bytes:
-    value = message.value()
-    return value if isinstance(value, bytes) else b""
+def _places(messages: list[Message]) -> list[tuple[int, int]]:
+    """Return topic partition and offset of each message: a call a message would cost as much as decoding it."""
+    return cast(list[tuple[int, int]], [(message.partition(), message.offset()) for message in messages])
 
 
 def decoded(identity: TopicIdentity, messages: list[Message], reached: Mapping[int, int]) -> TickBatch:
@@ -279,19 +272,15 @@ def decoded(identity: TopicIdentity, messages: list[Message], reached: Mapping[i
 
     `reached` names offsets that were reached beyond the messages.
     """
-    next_offsets: dict[int, int] = {}
-    for message in messages:
-        next_offsets[_partition(message)] = _offset(message) + 1
+    places = _places(messages)
+    next_offsets = {partition: offset + 1 for partition, offset in places}
     for partition, end in reached.items():
         next_offsets[partition] = max(end, next_offsets.get(partition, 0))
-    values = [_bytes(message) for message in messages]
+    values = [value if isinstance(value := message.value(), bytes) else b"" for message in messages]
     received_ms = [message.timestamp()[1] for message in messages]
     ticks, reasons = decode_ticks(values, received_ms)
     recorded_at = utc_now()
-    rows = [
-        (identity.topic, _partition(messages[i]), _offset(messages[i]), values[i], reason, recorded_at)
-        for i, reason in reasons.items()
-    ]
+    rows = [(identity.topic, *places[i], values[i], reason, recorded_at) for i, reason in reasons.items()]
     dead_letters = pl.DataFrame(rows, schema=DEAD_LETTERS.polars_schema, orient="row")
     return TickBatch(identity, ticks, dead_letters, next_offsets)
 
