@@ -44,13 +44,14 @@ def test_an_asset_is_materialised_by_hand_and_its_checks_are_seen(demo: RunningS
         expect(page.get_by_text(check).first).to_be_attached()  # a long name is shown shortened
     page.get_by_role("button", name=re.compile("Materialize")).first.click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_role("button", name="Latest", exact=True).click()
+    dialog.get_by_role("button", name="Latest", exact=True).click(timeout=RUN_PATIENCE_MS)  # knows the days by then
     launch = dialog.get_by_role("button", name="Launch 1 run")  # says so once the day is chosen
-    with page.expect_response(_is_launch) as answer:
-        launch.click()
+    with page.expect_response(_is_launch, timeout=RUN_PATIENCE_MS) as answer:
+        launch.click(timeout=RUN_PATIENCE_MS)
     run_id = answer.value.json()["data"]["launchPipelineExecution"]["run"]["id"]
     run = open_page(demo.url(3000, f"/runs/{run_id}"))
     expect(run.get_by_text("Success", exact=True).first).to_be_visible(timeout=RUN_PATIENCE_MS)
+    page.reload()
     expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(CHECKS_OF_BARS))
     expect(page.get_by_text("Passed", exact=True)).to_be_visible()
     picture(page, "dagster-checks")
