@@ -136,7 +136,7 @@ def score_thresholds(settings: Settings) -> dict[str, float]:
         book = load_rules(settings.alerts_file)
     except RulesError:
         return {}  # `cryptotrace alerts check` and the Try rules page say what is wrong with the file
-    return {rule.name: -math.log10(rule.at_most_a_day) for rule in book.rules if rule.kind == "anomaly"}
+    return {rule.name: -math.log10(rule.rarest_times_a_day) for rule in book.rules if rule.kind == "anomaly"}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ noticing that it changed (pipeline/alerts.py), measuring (measures.py) and decid
 """
 
 import hashlib
+import math
 import re
 import string
 import tomllib
@@ -18,6 +19,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from cryptotrace_dagster.domain.detectors import NAMES as DETECTOR_NAMES
 from cryptotrace_dagster.errors import UserError
 
 _DURATION = re.compile(r"(\d+)\s*(s|m|h|d)")
@@ -216,6 +218,16 @@ class AnomalyRule(_Rule):
     detector: str = "*"
     bar_interval: str | None = None
     at_most_a_day: Positive
+
+    @property
+    def rarest_times_a_day(self) -> float:
+        """Return how rare a score must be for the budget to hold: the share of each detector that the rule listens to.
+
+        Detectors look at the same bars, so they ring neither always together (each could have the whole budget) nor
+        never (an equal part each). The share lies halfway between the two, on the logarithmic scale of scores.
+        """
+        listens_to = sum(fnmatchcase(name, self.detector) for name in DETECTOR_NAMES)
+        return self.at_most_a_day / math.sqrt(max(1, listens_to))
 
     def is_clearly_stronger(self, measure: float, peak: float) -> bool:
         """Return whether it is ten times as rare: the measure is a power of ten."""

@@ -297,7 +297,7 @@ def lasting_gaps(rule: DataRule, gaps: pl.DataFrame) -> pl.DataFrame:
 
 
 def _anomaly_signals(rule: AnomalyRule, bars: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
-    ringing = _watched(rule, scores.filter(pl.col("times_a_day") <= rule.at_most_a_day)).filter(
+    ringing = _watched(rule, scores.filter(pl.col("times_a_day") <= rule.rarest_times_a_day)).filter(
         pl.col("detector").str.contains(_pattern(rule.detector))
     )
     if rule.bar_interval is not None:

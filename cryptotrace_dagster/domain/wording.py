@@ -146,7 +146,7 @@ def limit_of(rule: Rule) -> float | None:
         case VolumeRule():
             return rule.at_least_times
         case AnomalyRule():
-            return rule.at_most_a_day
+            return rule.rarest_times_a_day
         case RecordRule():
             return float(rule.days)
         case DataRule():

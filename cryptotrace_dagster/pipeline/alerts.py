@@ -201,7 +201,7 @@ def read_market(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: 
     gaps = TRADE_ID_GAPS.empty()
     if any(rule.kind == "data" and rule.trouble == "gap" for rule in book.rules):
         gaps = connection.execute(f"SELECT * FROM {TRADE_ID_GAPS.name} WHERE gap_end < ?", [stretch.end]).pl()
-    rarity = max((rule.at_most_a_day for rule in book.rules if rule.kind == "anomaly"), default=None)
+    rarity = max((rule.rarest_times_a_day for rule in book.rules if rule.kind == "anomaly"), default=None)
     scores = ANOMALY_SCORES.empty() if rarity is None else _read_scores(connection, stretch, rarity)
     return Market(bars, scores, gaps)
 

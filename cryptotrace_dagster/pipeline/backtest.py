@@ -34,7 +34,7 @@ PUMPS_ONLY = RuleBook(
         AnomalyRule(
             name="pump",
             kind="anomaly",
-            detector="*pump*",
+            detector="pump",
             at_most_a_day=0.02,
             severity=Severity.critical,
             cooldown=timedelta(minutes=30),

@@ -21,6 +21,10 @@ _HOMES = {
 }
 
 
+NAMES = (*_HOMES, "combined")
+"""The names under which scores are stored; `combined` is made of the others' scores (combined.py)."""
+
+
 def find_detectors(*patterns: str) -> tuple[Detector, ...]:
     """Return the detectors whose names match any of the patterns (`*`, `?`), all of them without a pattern."""
     return tuple(
