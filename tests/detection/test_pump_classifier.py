@@ -16,8 +16,9 @@ from cryptotrace_dagster.cli.main import build_app
 from cryptotrace_dagster.domain.detectors import find_detectors
 from cryptotrace_dagster.domain.detectors.base import decode_state, encode_state
 from cryptotrace_dagster.domain.detectors.pump_classifier import FEWEST_EVENTS, ClassifierModel, PumpClassifierDetector
+from cryptotrace_dagster.domain.rules import AnomalyRule, RuleBook
 from cryptotrace_dagster.domain.windows import Window
-from cryptotrace_dagster.pipeline.backtest import PUMPS_ONLY, backtest_stored
+from cryptotrace_dagster.pipeline.backtest import backtest_stored
 from cryptotrace_dagster.pipeline.detection import Detection
 from cryptotrace_dagster.pipeline.feedback import record_feedback
 from cryptotrace_dagster.pipeline.labels import import_labels
@@ -227,5 +228,6 @@ def test_the_scores_are_the_same_however_the_history_is_cut(
 
 
 def test_a_backtest_of_stored_history_learns_from_the_labels_too(market: Warehouse, trained: ClassifierModel) -> None:
-    report = backtest_stored(market, PUMPS_ONLY, Window(MIDNIGHT, START + timedelta(hours=HOURS)))
+    rule = AnomalyRule(name="labelled pump", kind="anomaly", detector="pump_classifier", at_most_a_day=0.02)
+    report = backtest_stored(market, RuleBook(rules=(rule,)), Window(MIDNIGHT, START + timedelta(hours=HOURS)))
     assert "pump_classifier" in set(report.scores["detector"])
