@@ -58,11 +58,16 @@ def message_of(rule: Rule, decision: Decision, around: Surroundings) -> str:
         return rule.message.format_map(placeholders(rule, decision, around))
     sentences = [*_course_words(rule, decision), *_price_words(rule, decision, around)]
     if around.volume is not None and around.usual_volume:
-        multiple = around.volume / around.usual_volume
-        sentences.append(f"In the last minute {number(round(multiple, 1))} times the usual volume was traded.")
+        sentences.append(_volume_words(round(around.volume / around.usual_volume, 1)))
     if around.times_a_day is not None and decision.phase != "end":
         sentences.append(f"{_such(rule)} comes {how_often(around.times_a_day)}{_where(decision.signal.symbol)}.")
     return " ".join(sentences) or f"{title_of(rule, decision)}."
+
+
+def _volume_words(multiple: float) -> str:
+    if multiple == 1:
+        return "The volume of the last minute was as usual."
+    return f"In the last minute {number(multiple)} times the usual volume was traded."
 
 
 def _price_words(rule: Rule, decision: Decision, around: Surroundings) -> list[str]:

@@ -34,6 +34,12 @@ def test_a_move_says_from_where_to_where_how_much_was_traded_and_how_rare_it_is(
     ]
 
 
+def test_a_usual_volume_is_called_usual() -> None:
+    ((_, message),) = told("kind = 'move'\nat_least_percent = 3\nwithin = '2m'", volume=1.0)
+
+    assert "The volume of the last minute was as usual." in message
+
+
 def test_an_anomaly_names_its_detector() -> None:
     (opening,) = told("kind = 'anomaly'\ndetector = 'pump'\nat_most_a_day = 0.1")
 
