@@ -15,6 +15,7 @@ from tests.postgres_server import PostgresServer, postgres_server
 
 NewStore = Callable[[], Warehouse]
 _numbers = itertools.count()
+of_a_file = pytest.mark.skipif(os.environ.get("TEST_STORE", "file") == "lake", reason="what only a DuckDB file does")
 
 
 @pytest.fixture(scope="session")

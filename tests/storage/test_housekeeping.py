@@ -22,6 +22,7 @@ from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.tables import DEAD_LETTERS, INGESTED_OFFSETS, RAW_TICKS
 from tests.builders import NOON, ticks
+from tests.stores import of_a_file
 
 DAYS = timedelta(days=1)
 RETENTION = Retention(ticks=10 * DAYS, bars=30 * DAYS, fine_bars=2 * DAYS, events=20 * DAYS)
@@ -151,6 +152,7 @@ def test_a_lakes_small_files_become_few_and_hold_the_same_rows(lake: Warehouse) 
     assert_frame_equal(lake.read_window(RAW_TICKS, window), before)
 
 
+@of_a_file
 def test_a_file_needs_no_maintenance(warehouse: Warehouse) -> None:
     assert maintain_lake(warehouse, utc_now()) == {}
 
@@ -160,6 +162,7 @@ def _files(lake: Warehouse) -> int:
     return len(list(Path(lake.address.data_path).glob("**/raw_ticks/**/*.parquet")))
 
 
+@of_a_file
 def test_packing_a_day_changes_no_trade_and_stores_each_symbol_together(warehouse: Warehouse) -> None:
     mixed = [
         {"symbol": symbol, "trade_id": number, "trade_time": NOON + number * timedelta(seconds=1)}
@@ -182,6 +185,7 @@ def test_packing_a_day_changes_no_trade_and_stores_each_symbol_together(warehous
     assert as_stored["symbol"].rle_id().max() == 1
 
 
+@of_a_file
 def test_packed_ticks_take_little_more_than_half_the_room(warehouse: Warehouse) -> None:
     loose = fill_day(warehouse, 500_000).bytes_per_tick
     pack_ticks(warehouse, DAY)

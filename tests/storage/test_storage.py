@@ -36,7 +36,7 @@ from cryptotrace_dagster.tables import (
 )
 from tests.builders import NOON, ticks
 from tests.postgres_server import PostgresServer
-from tests.stores import NewStore
+from tests.stores import NewStore, of_a_file
 
 HOUR = Window(NOON, NOON + timedelta(hours=1))
 HOLD = """
@@ -211,6 +211,7 @@ def test_a_writer_is_waited_for_only_so_long(store: Warehouse) -> None:
         pytest.fail("two writers at once")
 
 
+@of_a_file
 @pytest.mark.parametrize("mode", ["reading", "writing"])
 def test_a_file_that_another_process_holds_is_waited_for(warehouse: Warehouse, mode: str) -> None:
     holder = subprocess.Popen(
@@ -231,6 +232,7 @@ def test_a_file_that_another_process_holds_is_waited_for(warehouse: Warehouse, m
     assert warehouse.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 1
 
 
+@of_a_file
 def test_this_process_reading_keeps_its_own_writer_waiting_not_failing(warehouse: Warehouse) -> None:
     impatient = Warehouse(warehouse.url, lock_wait_seconds=0.2)
     with warehouse.reading(), pytest.raises(WarehouseBusyError, match="this process itself"), impatient.transaction():
@@ -265,6 +267,7 @@ except StorageFullError as error:
 """
 
 
+@of_a_file
 def test_a_full_disk_is_named_and_what_was_committed_stays(warehouse: Warehouse) -> None:
     with warehouse.transaction() as transaction:
         transaction.append(RAW_TICKS, ticks({}))
@@ -357,7 +360,7 @@ def test_a_copy_that_cannot_be_written_leaves_the_one_before(warehouse: Warehous
     (target / "keep").write_text("")
     with pytest.raises(StorageError, match="could not be written"):
         warehouse.publish(target)  # a folder stands where the file shall be
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "warehouse"]
+    assert [path.name for path in tmp_path.iterdir() if "published" in path.name] == ["published"]
 
 
 def test_a_password_never_shows(postgres: PostgresServer) -> None:
