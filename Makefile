@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 CRYPTOTRACE := $(BIN)/cryptotrace
-LOCK_OPTIONS := --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --quiet \
+# pip takes a pin of `gql` for no pin of `gql[requests]` when it checks hashes: the extras stay in the lock.
+LOCK_OPTIONS := --universal --generate-hashes --no-strip-extras --python-version 3.11 --no-emit-index-url --no-annotate --quiet \
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help

@@ -11,6 +11,7 @@ from cryptotrace_dagster.bench.ingest import measure_ingest
 from cryptotrace_dagster.bench.rows import Row, WrongWorkError
 from cryptotrace_dagster.bench.sizes import Sizes
 from cryptotrace_dagster.bench.system import measure_fast_path, measure_start_and_idle
+from cryptotrace_dagster.bench.table import in_a_line
 from cryptotrace_dagster.errors import UserError
 
 
@@ -78,6 +79,7 @@ def run(benchmarks: Iterable[Benchmark], sizes: Sizes, say: Callable[[str], None
         try:
             for row in benchmark.measure(sizes):
                 rows.append(row)
+                say(f"  {in_a_line(row)}")
         except WrongWorkError as error:
             reason = str(error)
             say(f"{benchmark.name}: no figure, for the work was wrong: {error}")

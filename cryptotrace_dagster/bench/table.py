@@ -1,4 +1,4 @@
-"""How the rows are shown: a table for people, and the same as a table of Markdown for docs/performance.md."""
+"""How the rows are shown: in a line as they come, a table for people, and the same in Markdown for docs/performance.md."""
 
 from collections.abc import Sequence
 
@@ -19,6 +19,11 @@ def rich_table(rows: Sequence[Row]) -> Table:
         style = {True: "green", False: "red", None: ""}[row.is_met]
         table.add_row(*cells[:-1], f"[{style}]{cells[-1]}[/]" if style else cells[-1])
     return table
+
+
+def in_a_line(row: Row) -> str:
+    """Return one row for those who watch: a run takes most of an hour, and one that is cut short has said this much."""
+    return " · ".join(cell for cell in _cells(row) if cell)
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ def pins(name: str) -> dict[str, set[Version]]:
         if match := re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", line):
             found.setdefault(canonicalize_name(match[1]), set()).add(Version(match[2]))
     return found
+
+
+def _pin_lines(name: str) -> list[str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return [line.removesuffix("\\").strip() for line in lines if re.match(r"[A-Za-z0-9]", line)]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +63,21 @@ def test_every_dependency_is_locked_at_a_version_that_is_allowed(lock: str, want
 def test_tests_and_clusters_run_with_the_versions_that_users_get(lock: str) -> None:
     users, others = pins("requirements.lock"), pins(lock)
     assert {name: others.get(name) for name in users} == users
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_a_package_that_is_wanted_with_an_extra_is_pinned_with_it(lock: str) -> None:
+    """Guards pip, which does not take `gql==4` for a pin of `gql[requests]` once it checks hashes; uv does."""
+    pinned = {requirement.name: requirement.extras for requirement in map(Requirement, _pin_lines(lock))}
+    for name in pinned:
+        try:
+            wanted = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # of another platform
+            continue
+        for requirement in map(Requirement, wanted):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                missing = requirement.extras - pinned.get(canonicalize_name(requirement.name), set())
+                assert not missing, f"{lock}: {name} wants {requirement}; lock it with its extras"
 
 
 @pytest.mark.parametrize("lock", LOCK_FILES)
