@@ -37,6 +37,7 @@ def test_what_breaks_off_or_is_wrong_has_a_reason_and_the_rest_has_figures() -> 
     assert outcome.refused["second"] == "a trade is missing"
     assert "the disk went away" in outcome.refused["first"]
     assert any("Traceback" in sentence for sentence in said)
+    assert any("early: what" in sentence for sentence in said), "a run that is cut short has said what it had"
 
 
 def test_full_sizes_are_not_recorded_for_a_guard_that_measures_small_ones(tmp_path: Path) -> None:
