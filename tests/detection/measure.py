@@ -111,7 +111,8 @@ def main() -> None:
     spans, scores, labels = [], [], EVENT_LABELS.empty()
     first_learned: datetime | None = None
     for group in groups(plan):
-        if first_learned is None and labels["examples"].count() >= FEWEST_EVENTS:
+        earlier = labels.filter(pl.col("event_time") < group[0].start)
+        if first_learned is None and earlier["examples"].count() >= FEWEST_EVENTS:
             first_learned = group[0].start
         found, labels = scored(group, arguments.detectors, labels)
         scores.append(found)
