@@ -7,7 +7,8 @@ Stays out: where offsets are stored, and the publishing of trades (feed/publishe
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import compress
 from types import TracebackType
 from typing import Annotated, Self, cast
 
@@ -90,6 +91,61 @@ _WIRE_SCHEMA = pl.Schema(
 _EXACT = r"^\d{1,12}(\.\d{1,8}0*)?$"  # what DECIMAL(20,8) holds without rounding
 _LATEST_MICROSECONDS = 253_402_300_799_999_999  # the end of the year 9999
 _AHEAD_US = 366 * 86_400 * 10**6  # a trade so far ahead of its receipt would carry the watermark away with it
+
+
+@dataclass(frozen=True)
+class _Messages:
+    """What is kept of messages, in columns.
+
+    The client's own objects must not outlive the call that brought them: Python's collector walks through the many that
+    a batch would hold, again and again, which costs more than decoding them.
+    """
+
+    values: list[bytes] = field(default_factory=list)
+    received_ms: list[int] = field(default_factory=list)
+    partitions: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, messages: list[Message]) -> "_Messages":
+        """Return what is kept of the client's messages."""
+        return cls(
+            [message.value() or b"" for message in messages],
+            [message.timestamp()[1] for message in messages],
+            cast(list[int], [message.partition() for message in messages]),
+            cast(list[int], [message.offset() for message in messages]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all values."""
+        return sum(map(len, self.values))
+
+    @property
+    def last_offsets(self) -> dict[int, int]:
+        """Return the offset of each topic partition's last message."""
+        return dict(zip(self.partitions, self.offsets, strict=True))
+
+    def extend(self, other: "_Messages") -> None:
+        """Add the other messages at the end."""
+        self.values.extend(other.values)
+        self.received_ms.extend(other.received_ms)
+        self.partitions.extend(other.partitions)
+        self.offsets.extend(other.offsets)
+
+    def before(self, ends: Mapping[int, int]) -> "_Messages":
+        """Return the messages that lie before their topic partition's end, and none of a partition without one."""
+        places = zip(self.partitions, self.offsets, strict=True)
+        is_before = [offset < ends.get(partition, 0) for partition, offset in places]
+        return _Messages(
+            list(compress(self.values, is_before)),
+            list(compress(self.received_ms, is_before)),
+            list(compress(self.partitions, is_before)),
+            list(compress(self.offsets, is_before)),
+        )
 
 
 class TickStream:
@@ -196,13 +252,13 @@ class TickStream:
         messages = self._consume(1, wait_seconds)
         while not messages and (left := deadline - time.monotonic()) > 0:
             messages = self._consume(1, left)  # what ended the wait was the news that a partition's end is reached
-        size = sum(map(len, messages))
+        size = messages.size
         while messages and len(messages) < batch_messages and size < _BATCH_BYTES:
             more = self._consume(min(_CALL_MESSAGES, batch_messages - len(messages)), 0.0)
             if not more:
                 break
             messages.extend(more)
-            size += sum(map(len, more))
+            size += more.size
         # The log may end with what is no message: a transaction's marker. It counts as read too.
         reached = {p: end for p, end in self._ends.items() if end > self._positions.get(p, end)}
         self._ends.clear()
@@ -212,9 +268,9 @@ class TickStream:
         self._positions.update(batch.next_offsets)
         return batch
 
-    def _take(self, open_ranges: dict[int, OffsetRange], batch_messages: int) -> list[Message]:
+    def _take(self, open_ranges: dict[int, OffsetRange], batch_messages: int) -> _Messages:
         """Return planned messages, and take the partitions whose planned end is reached out of `open_ranges`."""
-        taken: list[Message] = []
+        taken = _Messages()
         size = 0
         deadline = time.monotonic() + SILENCE_SECONDS
         while open_ranges and len(taken) < batch_messages and size < _BATCH_BYTES:
@@ -226,34 +282,37 @@ class TickStream:
                     f"Kafka at {self._bootstrap_servers} sent none of the {sum(r.length for r in open_ranges.values())} "
                     f"messages it still owes for {SILENCE_SECONDS:.0f} s; check the broker, ingest resumes by itself."
                 )
-            for message, (partition, offset) in zip(messages, _places(messages), strict=True):
-                planned = open_ranges.get(partition)
-                if planned is None:
-                    continue  # beyond the planned end: the next plan reads it
-                if offset < planned.end:
-                    taken.append(message)
-                    size += len(message)
-                if offset >= planned.end - 1:
-                    self._close(open_ranges, planned.topic_partition)
-            for partition in [p for p, planned in open_ranges.items() if self._ends.get(p, -1) >= planned.end]:
-                self._close(open_ranges, partition)  # the last offsets hold no message: a transaction's marker
+            ends = {partition: planned.end for partition, planned in open_ranges.items()}
+            last_offsets = messages.last_offsets
+            if any(offset >= ends.get(partition, 0) for partition, offset in last_offsets.items()):
+                messages = messages.before(ends)  # what lies beyond the planned end is read by the next plan
+            taken.extend(messages)
+            size += messages.size
+            for partition, end in ends.items():
+                # The last offsets may hold no message but a transaction's marker; the log's end then says so.
+                if last_offsets.get(partition, -1) >= end - 1 or self._ends.get(partition, -1) >= end:
+                    self._close(open_ranges, partition)
         return taken
 
     def _close(self, open_ranges: dict[int, OffsetRange], partition: int) -> None:
         del open_ranges[partition]
         self._consumer.incremental_unassign([TopicPartition(self.topic, partition)])
 
-    def _consume(self, count: int, wait_seconds: float) -> list[Message]:
+    def _consume(self, count: int, wait_seconds: float) -> _Messages:
         messages: list[Message] = self._consumer.consume(count, timeout=wait_seconds)
         news = [message for message in messages if message.error() is not None]
-        if not news:
-            return messages
-        for message, (partition, offset) in zip(news, _places(news), strict=True):
+        if news:
+            self._note(news)
+            messages = [message for message in messages if message.error() is None]
+        return _Messages.of(messages)
+
+    def _note(self, news: list[Message]) -> None:
+        """Keep where partitions were seen to end; any other news is an error."""
+        for message in news:
             error = message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise self._away(error)
-            self._ends[partition] = offset
-        return [message for message in messages if message.error() is None]
+        self._ends |= _Messages.of(news).last_offsets
 
     def _away(self, error: object) -> StreamError:
         return StreamError(
@@ -262,25 +321,20 @@ class TickStream:
         )
 
 
-def _places(messages: list[Message]) -> list[tuple[int, int]]:
-    """Return topic partition and offset of each message: a call a message would cost as much as decoding it."""
-    return cast(list[tuple[int, int]], [(message.partition(), message.offset()) for message in messages])
-
-
-def decoded(identity: TopicIdentity, messages: list[Message], reached: Mapping[int, int]) -> TickBatch:
+def decoded(identity: TopicIdentity, messages: _Messages, reached: Mapping[int, int]) -> TickBatch:
     """Return the messages as ticks, with those that cannot be read set aside, and the offsets that follow them.
 
     `reached` names offsets that were reached beyond the messages.
     """
-    places = _places(messages)
-    next_offsets = {partition: offset + 1 for partition, offset in places}
+    next_offsets = {partition: offset + 1 for partition, offset in messages.last_offsets.items()}
     for partition, end in reached.items():
         next_offsets[partition] = max(end, next_offsets.get(partition, 0))
-    values = [value if isinstance(value := message.value(), bytes) else b"" for message in messages]
-    received_ms = [message.timestamp()[1] for message in messages]
-    ticks, reasons = decode_ticks(values, received_ms)
+    ticks, reasons = decode_ticks(messages.values, messages.received_ms)
     recorded_at = utc_now()
-    rows = [(identity.topic, *places[i], values[i], reason, recorded_at) for i, reason in reasons.items()]
+    rows = [
+        (identity.topic, messages.partitions[i], messages.offsets[i], messages.values[i], reason, recorded_at)
+        for i, reason in reasons.items()
+    ]
     dead_letters = pl.DataFrame(rows, schema=DEAD_LETTERS.polars_schema, orient="row")
     return TickBatch(identity, ticks, dead_letters, next_offsets)
 
