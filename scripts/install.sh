@@ -16,3 +16,12 @@ if ! "$PYTHON" -m uv pip install --quiet --python "$PYTHON" --require-hashes -r 
     "$PYTHON" -m pip install --quiet --require-hashes -r "$lock"
 fi
 "$PYTHON" -m pip install -qq --no-deps --no-build-isolation --editable .
+
+# uv leaves no bytecode, and each of the dozen processes of a demo would compile the same libraries at its first start, or
+# at every start where PYTHONDONTWRITEBYTECODE is set. Importing once what they import compiles a quarter of all files.
+unset PYTHONDONTWRITEBYTECODE
+"$PYTHON" -c "
+import cryptotrace_dagster.api.app, cryptotrace_dagster.assets.detection, cryptotrace_dagster.dashboard.charts
+import dagster._daemon.controller, dagster._grpc.server, dagster_webserver.webserver, streamlit.web.bootstrap
+import sklearn.ensemble, statsmodels.tsa.statespace.kalman_filter
+"
