@@ -4,12 +4,18 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
 from tests.broker import mock_cluster
 from tests.stores import chosen_store, lake, new_store, postgres, store  # noqa: F401 - fixtures
+from tests.system.running import demo  # noqa: F401 - a fixture
+
+# How long an example takes tells of the machine, not of the code: four tests may run at once on two cores.
+hypothesis.settings.register_profile("without deadline", deadline=None)
+hypothesis.settings.load_profile("without deadline")
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -1,4 +1,4 @@
-"""A running demo, and a headless browser that looks at it.
+"""A headless browser that looks at the running demo.
 
 Screenshots go to build/screenshots; with UPDATE_SCREENSHOTS=1 to docs/images, which the documentation shows.
 """
@@ -8,11 +8,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.system.running import ROOT, RunningSystem, running_demo
+from tests.system.running import ROOT
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PATIENCE_MS = 60_000
@@ -21,23 +20,7 @@ Open = Callable[..., Page]
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
-    """Lend a demo in which an alert has been delivered."""
-    with running_demo(tmp_path_factory.mktemp("demo")) as system:
-        system.until(lambda: _delivered(system), 240, "an alert has been delivered")
-        yield system
-
-
-def _delivered(system: RunningSystem) -> bool:
-    try:
-        answer = httpx.get(system.url(8000, "/deliveries"), timeout=20).json()
-    except httpx.HTTPError:
-        return False
-    return any(row["outcome"] == "delivered" for row in answer.get("items", []))
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:

@@ -1,4 +1,7 @@
-"""A whole system for tests: started like a user starts it, on ports of its own, and looked at from outside."""
+"""A whole system for tests: started like a user starts it, on ports of its own, and looked at from outside.
+
+Starting one takes half a minute, so that tests that only look at it share the fixture `demo`.
+"""
 
 import os
 import re
@@ -10,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
+import pytest
 
 from cryptotrace_dagster.settings import Settings
 from tests.ports import free_port_offset
@@ -34,6 +39,12 @@ class RunningSystem:
         self.process = process
         self.folder = folder
         self.offset = offset
+
+    @property
+    def supervisor(self) -> psutil.Process:
+        """Return the process of `cryptotrace up` itself, which `make` may have started."""
+        started = psutil.Process(self.process.pid)
+        return started.children()[0] if started.name() == "make" else started
 
     @property
     def messages(self) -> str:
@@ -78,10 +89,15 @@ class RunningSystem:
 
 @contextmanager
 def running_demo(folder: Path, *, starter: list[str] | None = None) -> Iterator[RunningSystem]:
-    """Start a demo, by the command itself or by `make`, lend it once it is up, and leave nothing of it."""
+    """Start a demo, by the command itself or by `make`, lend it once it is up, and leave nothing of it.
+
+    It starts as a shell starts a job in the background: with SIGINT ignored, which its children would inherit, and then
+    nothing but SIGKILL would end them.
+    """
     offset = free_port_offset(PORTS)
     arguments = ["--no-browser", "--data-dir", str(folder / "data"), "--port-offset", str(offset)]
     command = [*starter, f"ARGS={' '.join(arguments)}"] if starter else [*UP, "--demo", *arguments]
+    command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
     with (folder / "messages").open("wb") as messages:
         process = subprocess.Popen(
             command,
@@ -103,3 +119,22 @@ def running_demo(folder: Path, *, starter: list[str] | None = None) -> Iterator[
             process.kill()
         for left in system.processes():
             left.kill()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    """Lend the demo that `make demo` started, in which an alert has been delivered within two minutes.
+
+    The tests in the browser look at it, then those of the README ask it and end it.
+    """
+    with running_demo(tmp_path_factory.mktemp("demo"), starter=["make", "demo"]) as system:
+        system.until(lambda: _has_delivered(system), 120, "an alert has been delivered within two minutes")
+        yield system
+
+
+def _has_delivered(system: RunningSystem) -> bool:
+    try:
+        answer = httpx.get(system.url(8000, "/deliveries"), timeout=20).json()
+    except httpx.HTTPError:
+        return False
+    return any(row["outcome"] == "delivered" for row in answer.get("items", []))

@@ -21,7 +21,7 @@ LAST_FULL_MINUTE = datetime(2024, 8, 9, 0, 4)
 
 def test_minute_bars_of_a_recording_equal_the_exchanges_klines(recordings: Path, tmp_path: Path) -> None:
     """Across midnight, so over two of Dagster's partitions; every figure equal to the last digit."""
-    command = [*UP, "--speed", "20", "--duration", "45", "--no-browser"]
+    command = [*UP, "--speed", "40", "--duration", "28", "--no-browser"]
     for symbol in ("btcusdt", "ethusdt"):
         command += ["--replay", str(recordings / f"{symbol}_trade_20240808T2354_20240809T0005.jsonl.gz")]
     command += ["--data-dir", str(tmp_path / "data"), "--port-offset", str(free_port_offset(PORTS))]

@@ -1,49 +1,44 @@
-"""`cryptotrace up` as its user meets it: it heals, it stops, it leaves nothing behind."""
+"""`cryptotrace up` as its user meets it: it heals, it leaves nothing behind, it keeps its promises."""
 
 import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.ports import free_port_offset
-from tests.system.running import PORTS, UP, clean_environment, running_demo
+from tests.system.running import PORTS, UP, RunningSystem, clean_environment, running_demo
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 
-def test_killed_services_come_back_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    """Kills, with SIGKILL, one service of each kind, the broker with all its messages among them.
-
-    The system is started as a shell starts a job in the background: with SIGINT ignored, which its children would
-    inherit, and then nothing but SIGKILL would end them.
-    """
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with running_demo(tmp_path) as system:
-            signal.signal(signal.SIGINT, previous)
-            for service in ("feed", "broker", "code server", "dashboard"):
-                killed = system.pid_of(service)
-                assert killed is not None
-                os.kill(killed, signal.SIGKILL)
-                system.until(lambda s=service, k=killed: system.is_ready(s, instead_of=k), 90, f"{service} is back")
-            assert httpx.get(system.url(8501, "/_stcore/health")).is_success
-            system.process.send_signal(signal.SIGINT)
-            assert system.process.wait(40) == 0
-            assert [process.cmdline() for process in system.processes()] == []
-    finally:
-        signal.signal(signal.SIGINT, previous)
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    """Lend a demo whose processes may be killed."""
+    with running_demo(tmp_path_factory.mktemp("killed")) as running:
+        yield running
 
 
-def test_nothing_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
-    with running_demo(tmp_path) as system:
-        assert len(system.processes()) > 9
-        system.process.kill()
-        system.process.wait()
-        system.until(lambda: not system.processes(), 20, "all processes have ended")
+def test_killed_services_come_back(system: RunningSystem) -> None:
+    """Kills, with SIGKILL, one service of each kind, the broker with all its messages among them."""
+    for service in ("feed", "broker", "code server", "dashboard"):
+        killed = system.pid_of(service)
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        system.until(lambda s=service, k=killed: system.is_ready(s, instead_of=k), 90, f"{service} is back")
+    assert httpx.get(system.url(8501, "/_stcore/health")).is_success
+
+
+def test_nothing_outlives_a_supervisor_that_was_killed(system: RunningSystem) -> None:
+    """Neither what it started first nor what came back after a death."""
+    assert len(system.processes()) > 9
+    system.process.kill()
+    system.process.wait()
+    system.until(lambda: not system.processes(), 20, "all processes have ended")
 
 
 def test_a_bounded_demo_keeps_every_promise_and_says_so_in_json(tmp_path: Path) -> None:
