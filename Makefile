@@ -71,8 +71,9 @@ compose-rules: ## Check alerts.toml and put it into force
 
 # --- test it
 
+# Many tests wait for real time to pass: four at once keep two cores busy.
 test: setup-dev ## Run the tests (those that start whole systems have targets of their own)
-	$(RUN) pytest -m "not system and not browser" -n 2
+	$(RUN) pytest -m "not system and not browser" -n 4 --dist worksteal
 
 system-test: setup-dev ## Run the tests that start the whole system, one after the other
 	$(RUN) pytest -m system
