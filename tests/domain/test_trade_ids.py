@@ -1,13 +1,15 @@
 """Ranges of trade ids against the plain sets that they stand for."""
 
 import itertools
+from datetime import timedelta
 
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptotrace_dagster.domain import trade_ids
 from cryptotrace_dagster.tables import TRADE_ID_RANGES
-from tests.builders import ticks
+from tests.builders import NOON, ticks
 
 IDS = st.lists(st.tuples(st.sampled_from(["BTCUSDT", "ETHUSDT"]), st.integers(1, 40)), max_size=40)
 
@@ -39,6 +41,18 @@ def test_unseen_returns_each_new_id_once_and_no_stored_one(
     fresh = trade_ids.unseen(_frame(incoming), trade_ids.ranges_of(_frame(stored)))
     pairs = list(zip(fresh["symbol"], fresh["trade_id"], strict=True))
     assert sorted(pairs) == sorted(set(incoming) - set(stored))
+
+
+@given(IDS)
+def test_of_an_id_that_came_twice_the_first_one_received_stays(incoming: list[tuple[str, int]]) -> None:
+    """Its latency is the true one; the answer is in the order of symbol and id, however the trades came."""
+    received = [NOON + timedelta(seconds=(7 * index) % 41) for index in range(len(incoming))]
+    frame = _frame(incoming).with_columns(received_at=pl.Series(received, dtype=pl.Datetime("us")))
+    earliest = {
+        pair: min(at for other, at in zip(incoming, received, strict=True) if other == pair) for pair in incoming
+    }
+    rows = trade_ids.unseen(frame, TRADE_ID_RANGES.empty()).select("symbol", "trade_id", "received_at").rows()
+    assert rows == [(*pair, earliest[pair]) for pair in sorted(earliest)]
 
 
 @given(IDS)
