@@ -1,24 +1,24 @@
 """How a store is opened: a DuckDB file behind its lock, or a DuckLake behind its PostgreSQL catalog.
 
-Owns the bounded wait for whoever writes, the loading of extensions, the access to an object store, and the translation
+Owns whose turn it is and the bounded wait for it, the loading of extensions, the access to an object store, and the translation
 of DuckDB's errors into sentences without secrets. Stays out: tables, transactions and what is asked of them (storage.py).
 """
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import os
 import random
 import re
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import duckdb
 
@@ -30,7 +30,7 @@ _WRITER_LOCK = 0x63727970746F  # any number that everyone who writes to the same
 _SECRETS = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^\s:/@]+:)[^\s@/]+(?=@)", re.IGNORECASE)
 _MEMORY_LIMIT = "2GB"  # of DuckDB in each process; beyond it queries spill to disk
 _names = itertools.count()
-_writers: defaultdict[tuple[int, Path], threading.Lock] = defaultdict(threading.Lock)
+_LOOKS_AGAIN_AFTER = 0.002  # at a turnstile; a look costs a microsecond
 _Result = TypeVar("_Result")
 
 
@@ -136,37 +136,71 @@ def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float)
         )
     config: dict[str, str | bool | int | float | list[str]] = {"memory_limit": _MEMORY_LIMIT}
 
+    busy = f"The warehouse {path} was in use for {wait_seconds:g} s"
+    remedy = "try again, or end what holds it (an open notebook or shell on the live file does)."
+
     def open_file() -> duckdb.DuckDBPyConnection:
         try:
             return duckdb.connect(str(path), read_only=read_only, config=config)
         except duckdb.Error as error:
             if _is_lock_conflict(error):
-                raise WarehouseBusyError(
-                    f"The warehouse {path} was in use for {wait_seconds:g} s{_holder(error)}: "
-                    "try again, or end what holds it (an open notebook or shell on the live file does)."
-                ) from error
+                raise WarehouseBusyError(f"{busy}{_holder(error)}: {remedy}") from error
             raise _explained(address, error, "could not be opened") from error
 
+    deadline = time.monotonic() + wait_seconds
     with contextlib.ExitStack() as stack:
-        if not read_only:
-            stack.enter_context(_alone_in_this_process(path, wait_seconds))
-        connection = _patiently(open_file, wait_seconds)
+        turnstile = stack.enter_context(_Turnstile(path, is_made=not read_only))
+        if not turnstile.is_passed(deadline) and not read_only:
+            raise WarehouseBusyError(f"{busy} by who else writes to it: {remedy}")
+        if read_only:
+            turnstile.leave()
+        connection = _patiently(open_file, deadline - time.monotonic())
         stack.callback(connection.close)
         yield connection
 
 
-@contextmanager
-def _alone_in_this_process(path: Path, wait_seconds: float) -> Iterator[None]:
-    """Keep the process's other threads from writing: the file's lock keeps out other processes only."""
-    lock = _writers[os.getpid(), path.absolute()]
-    if not lock.acquire(timeout=wait_seconds):
-        raise WarehouseBusyError(
-            f"The warehouse {path} was being written to by another thread of this process for {wait_seconds:g} s."
-        )
-    try:
-        yield
-    finally:
-        lock.release()
+class _Turnstile:
+    """The lock file beside a warehouse, through which everybody comes in.
+
+    DuckDB's own lock knows no turns: who finds it taken tries again, and readers who come and go could keep a writer
+    out for good, or a busy writer the readers. A writer stays in the turnstile, so that nobody new comes in while it
+    waits for the readers to go; a reader only passes. The lock ends with its holder, also by SIGKILL.
+    """
+
+    def __init__(self, path: Path, *, is_made: bool) -> None:
+        self._path = f"{path}.turn"
+        self._flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_CREAT if is_made else 0)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        # Without one, nobody has written here yet; and what keeps a writer from making it, opening the store will name.
+        with contextlib.suppress(OSError):
+            self._descriptor = os.open(self._path, self._flags, 0o666)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def is_passed(self, deadline: float) -> bool:
+        """Wait for the turn, until a moment of the monotonic clock, and return whether it came."""
+        while self._descriptor is not None:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(_LOOKS_AGAIN_AFTER)
+            else:
+                break
+        return True
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 @contextmanager
@@ -275,7 +309,7 @@ def _patiently(attempt: Callable[[], _Result], wait_seconds: float) -> _Result:
             if time.monotonic() + pause > deadline:
                 raise
         time.sleep(random.uniform(pause / 2, pause))
-        pause = min(pause * 2, 0.1)
+        pause = min(pause * 2, 0.02)
 
 
 def _is_lock_conflict(error: duckdb.Error) -> bool:

@@ -33,6 +33,7 @@ from cryptotrace_dagster.tables import (
 FINAL_OUTCOMES = ("delivered", "given_up", "skipped")
 READER_PATIENCE_SECONDS = 10.0
 OVERDUE_AFTER = timedelta(minutes=1)
+_ASKED_AT_ONCE = 8  # questions; the same one is never asked twice at once
 _REMEMBERED_ANSWERS = 256
 _REMEMBERED_ROWS = 20_000  # a larger answer is cheaper to read again than to keep
 
@@ -85,7 +86,7 @@ class Reader:
         self._stale_for = stale_for
         self._answers: OrderedDict[tuple[object, ...], _Answer] = OrderedDict()
         self._lock = threading.Lock()
-        self._one_at_a_time = threading.Lock()
+        self._askers = [threading.Lock() for _ in range(_ASKED_AT_ONCE)]
 
     def read(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> pl.DataFrame:
         """Return the rows of one read-only query."""
@@ -93,7 +94,7 @@ class Reader:
         question = (sql, *bound)
         if (known := self._known(question)) is not None:
             return known
-        with self._one_at_a_time:
+        with self._askers[hash(question) % _ASKED_AT_ONCE]:
             if (known := self._known(question)) is not None:  # somebody asked the same while we waited
                 return known
             version = data_version(self.warehouse)

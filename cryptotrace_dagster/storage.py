@@ -199,8 +199,11 @@ class Warehouse:
         """Keep the warehouse open for writing while the block lasts; transactions and reads inside it share this.
 
         Opening and closing cost more than a small commit does: closing folds the log into the file. Nobody else can
-        read or write meanwhile, so the block must be short, and it is for one thread.
+        read or write meanwhile, so the block must be short, and it is for one thread. Inside such a block it is free.
         """
+        if self._held is not None:
+            yield
+            return
         with connected(self.address, read_only=False, wait_seconds=self._lock_wait_seconds) as connection:
             self._held = connection
             try:

@@ -1,7 +1,7 @@
 """The live run's op: it follows the stream for a bounded time and keeps every asset's history truthful.
 
-The work is `pipeline/live.py`; here are only when to stop, and what is written to Dagster's event log: once a minute and
-at the end one materialisation of each asset that was touched, so that the log stays small (ADR 0001).
+The work is `pipeline/live.py`; here are only when to stop, and what is written to Dagster's event log: every few minutes
+and at the end one materialisation of each asset that was touched, so that the log stays small (ADR 0001).
 """
 
 import time
@@ -30,7 +30,9 @@ class FollowConfig(dg.Config):
     at_least_seconds: float = 62.0  # so that a thin market costs one run a minute at most
     quiet_seconds: float = 10.0  # a topic quiet for so long ends the run
     step_seconds: float = 0.5  # how long a micro-batch waits for its first trade
-    report_seconds: float = 60.0  # how often the assets' histories are written
+    pace_seconds: float = 1.0  # from one micro-batch to the next: in between, readers have the warehouse
+    first_report_seconds: float = 60.0  # after which the assets' histories are written, so that a newcomer sees them
+    report_seconds: float = 300.0  # from then on: every entry stays in the event log, twice
 
 
 @dg.op(
@@ -48,16 +50,19 @@ def follow_market(
 ) -> None:
     """Follow the stream until it is quiet, another run waits for its turn, or the time is over."""
     ledger = Ledger()
-    began = reported = asked = time.monotonic()
+    began = asked = time.monotonic()
+    report_at = began + config.first_report_seconds
     with kafka.ticks() as stream:
-        follower = MarketFollower(warehouse.open(), stream, alert_rules.source(), discord.messenger())
+        follower = MarketFollower(
+            warehouse.open(), stream, alert_rules.source(), discord.messenger(), config.pace_seconds
+        )
         ledger.add(follower.start())
         while time.monotonic() - began < config.follow_seconds:
             ledger.add(follower.step(config.step_seconds))
             now = time.monotonic()
-            if now - reported >= config.report_seconds:
+            if now >= report_at:
                 ledger.write(context)
-                reported = now
+                report_at = now + config.report_seconds
             if now - began >= config.at_least_seconds and follower.idle_seconds >= config.quiet_seconds:
                 break
             if now - asked >= 5.0:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ import psutil
 
 from cryptotrace_dagster.bench.dagster_floor import wait_until
 from cryptotrace_dagster.bench.rows import require
+from cryptotrace_dagster.bench.sizes import SEED
 from cryptotrace_dagster.bench.workers import background, end
+from cryptotrace_dagster.domain.windows import utc_now
+from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.supervisor.readiness import port_answers
 
 COMMAND = (sys.executable, "-m", "cryptotrace_dagster.cli.main")
 _PORTS = (3000, 8000, 8501, 9101, 9092)
 _UP = "CryptoTrace is up"
 _START_SECONDS = 240.0
+LOAD_SYMBOLS = 50
+DRAIN_SECONDS = 180.0
 _STOP_SECONDS = 45.0
 _SECRETS = ("DISCORD_WEBHOOK_URL", "DISCORD_BOT_TOKEN", "DISCORD_CHANNEL_ID")
 
@@ -96,6 +102,11 @@ class RunningSystem:
         return f"http://127.0.0.1:{8000 + self.offset}"
 
     @property
+    def dashboard_url(self) -> str:
+        """Return the address of the dashboard."""
+        return f"http://127.0.0.1:{8501 + self.offset}"
+
+    @property
     def warehouse_path(self) -> Path:
         """Return the warehouse's file."""
         return self.data_dir / "cryptotrace.duckdb"
@@ -136,6 +147,57 @@ def running_system(folder: Path, outside: Outside) -> Iterator[RunningSystem]:
         yield RunningSystem(process, data_dir, offset, time.perf_counter() - began)
     finally:
         end(process, _STOP_SECONDS)
+
+
+@contextmanager
+def running_market(folder: Path, trades_per_second: float, history: str) -> Iterator[tuple[Outside, RunningSystem]]:
+    """Run a market of `LOAD_SYMBOLS` symbols and the system that watches it, its history stored, while the block lasts."""
+    symbols = tuple(f"SYM{number:02}USDT" for number in range(LOAD_SYMBOLS))
+    today = utc_now()
+    days = ((today - timedelta(minutes=20)).date().isoformat(), today.date().isoformat())
+    with outside_parties(folder, symbols, trades_per_second, SEED, history) as outside:
+        backfill(folder, outside, days)
+        with running_system(folder, outside) as system:
+            yield outside, system
+
+
+def wait_for_the_present(system: RunningSystem) -> None:
+    """Wait until the live run has made up for the start: what is stored is a few seconds old."""
+    warehouse = Warehouse(str(system.warehouse_path))
+
+    def is_present() -> bool:
+        latest = warehouse.read("SELECT max(bar_end) AS latest FROM ohlc_bars WHERE bar_interval = '1s'").item()
+        return latest is not None and utc_now() - latest < timedelta(seconds=5)
+
+    wait_until(is_present, DRAIN_SECONDS, "the live run has not reached the present")
+
+
+def wait_until_stored(system: RunningSystem, outside: Outside) -> None:
+    """Wait until the last trade of each symbol is stored; the market must have stopped."""
+    warehouse = Warehouse(str(system.warehouse_path))
+    last_ids = {symbol: row["last_id"] for symbol, row in outside.control("sent")["symbols"].items()}
+
+    def is_done() -> bool:
+        rows = warehouse.read("SELECT symbol, max(last_id) FROM trade_id_ranges GROUP BY symbol")
+        return dict(rows.iter_rows()) == last_ids
+
+    wait_until(is_done, DRAIN_SECONDS, "the last trades are not stored")
+
+
+def check_trades(system: RunningSystem, outside: Outside) -> None:
+    """Hold every trade that the feed could hear against the warehouse.
+
+    Raises:
+        WrongWorkError: one is missing or doubled.
+    """
+    warehouse = Warehouse(str(system.warehouse_path))
+    for symbol, sent in outside.control("sent")["symbols"].items():
+        row = warehouse.read(
+            "SELECT count(*), count(DISTINCT trade_id) FROM raw_ticks WHERE symbol = ? AND trade_id BETWEEN ? AND ?",
+            [symbol, sent["first_heard_id"], sent["last_id"]],
+        )
+        wanted = sent["last_id"] - sent["first_heard_id"] + 1
+        require(row.row(0) == (wanted, wanted), f"{symbol}: {row.row(0)} of {wanted} trades are stored")
 
 
 def backfill(folder: Path, outside: Outside, days: tuple[str, str]) -> None:

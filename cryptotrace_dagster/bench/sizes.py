@@ -19,6 +19,7 @@ class Sizes:
     warm_history_minutes: int
     events: int  # on the fast path, one symbol each: a rule rings once in half an hour per symbol
     history: str  # of the exchange before the system starts, for the fast path
+    lag_seconds: float  # for which the ingest's lag is looked at before the readers come
     floor_runs: int
     starts: int
     idle_seconds: float
@@ -35,6 +36,7 @@ FULL = Sizes(
     warm_history_minutes=60,
     events=50,
     history="15m",
+    lag_seconds=90.0,
     floor_runs=8,
     starts=3,
     idle_seconds=60.0,
@@ -50,6 +52,7 @@ QUICK = Sizes(
     warm_history_minutes=5,
     events=12,
     history="3m",
+    lag_seconds=30.0,
     floor_runs=2,
     starts=1,
     idle_seconds=15.0,

@@ -8,6 +8,7 @@ from cryptotrace_dagster.bench.day import measure_day
 from cryptotrace_dagster.bench.feed import measure_feed
 from cryptotrace_dagster.bench.follow import measure_follow
 from cryptotrace_dagster.bench.ingest import measure_ingest
+from cryptotrace_dagster.bench.reads import measure_reads
 from cryptotrace_dagster.bench.rows import Row, WrongWorkError
 from cryptotrace_dagster.bench.sizes import Sizes
 from cryptotrace_dagster.bench.system import measure_fast_path, measure_start_and_idle
@@ -36,8 +37,13 @@ BENCHMARKS = (
     Benchmark("start", ("start", "idle_cpu", "idle_memory"), measure_start_and_idle),
     Benchmark(
         "fast_path",
-        ("fast_path_p50", "fast_path_p95", "fast_path_seconds", "api_reads", "dashboard_reads", "cost_of_a_day"),
+        ("fast_path_p50", "fast_path_p95", "fast_path_seconds", "cost_of_a_day"),
         measure_fast_path,
+    ),
+    Benchmark(
+        "reads",
+        ("api_reads", "dashboard_reads", "api_latency", "interaction", "ingest_lag"),
+        measure_reads,
     ),
 )
 # The rows that are short and steady enough to be compared from commit to commit.

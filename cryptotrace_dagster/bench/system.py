@@ -4,15 +4,25 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
 from cryptotrace_dagster.bench.dagster_floor import empty_dagster, empty_run_seconds, wait_until
-from cryptotrace_dagster.bench.reads import Readers, read_rows
 from cryptotrace_dagster.bench.rows import Pair, Row, Target, require, row_of_pairs
-from cryptotrace_dagster.bench.running import Outside, RunningSystem, backfill, outside_parties, running_system
+from cryptotrace_dagster.bench.running import (
+    DRAIN_SECONDS,
+    LOAD_SYMBOLS,
+    Outside,
+    RunningSystem,
+    check_trades,
+    outside_parties,
+    running_market,
+    running_system,
+    wait_for_the_present,
+    wait_until_stored,
+)
 from cryptotrace_dagster.bench.sizes import SEED, Sizes
 from cryptotrace_dagster.dagster_client import DagsterClient
 from cryptotrace_dagster.domain.windows import utc_now
@@ -27,12 +37,10 @@ P50_TARGET, P95_TARGET = Target(0.4), Target(0.75)
 P95_SECONDS_TARGET = Target(3.0, of_value=True)
 MONTH_TARGET = Target(1000.0, of_value=True)
 FEWEST_ALERTS = 100
-LOAD_SYMBOLS = 50
 LOAD_TRADES_PER_SECOND = 1_000
 _IDLE_TRADES_PER_SECOND = 0.01
 _EVENT_SECONDS = 5.0
 _SETTLE_SECONDS = 20.0
-_DRAIN_SECONDS = 180.0
 _EVENT = {"accumulation_seconds": 3.0, "rise_seconds": 10.0, "fade_seconds": 20.0, "gain": 0.15, "intensity": 8.0}
 
 
@@ -77,46 +85,26 @@ def _idle_cost(system: RunningSystem, outside: Outside, seconds: float) -> tuple
 
 
 def measure_fast_path(sizes: Sizes) -> Iterator[Row]:
-    """Yield the rows of reads under load, of what a day leaves on the disk, and of the alerts' latency."""
+    """Yield the rows of what running leaves on the disk, and of the alerts' latency; nobody else reads meanwhile."""
     with empty_dagster() as (url, _):
         floor_seconds = empty_run_seconds(url, sizes.floor_runs)
-    symbols = tuple(f"SYM{number:02}USDT" for number in range(LOAD_SYMBOLS))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        today = utc_now()
-        days = ((today - timedelta(minutes=20)).date().isoformat(), today.date().isoformat())
-        with outside_parties(folder, symbols, LOAD_TRADES_PER_SECOND, SEED, sizes.history) as outside:
-            backfill(folder, outside, days)
-            with running_system(folder, outside) as system:
-                readers = Readers(system.api_url, system.warehouse_path, symbols[0])
-                _wait_for_the_present(system)
-                began, size_before = time.monotonic(), _bookkeeping_bytes(system)
-                started_at = utc_now()
-                with readers.reading():
-                    _let_events_happen(outside, sizes.events)
-                    readers.wait_for_enough()
-                minutes, grown = (time.monotonic() - began) / 60, _bookkeeping_bytes(system) - size_before
-                outside.control("stop", {})
-                _wait_until_delivered(system, outside)
-                asset_job = _asset_job_bytes(system)
-            latencies = _latencies(system, outside, started_at)
-            _check_trades(system, outside)
-            reads = read_rows(readers, system.warehouse_path, symbols[0])
-    yield from reads
+    with (
+        tempfile.TemporaryDirectory() as name,
+        running_market(Path(name), LOAD_TRADES_PER_SECOND, sizes.history) as market,
+    ):
+        outside, system = market
+        wait_for_the_present(system)
+        began, size_before = time.monotonic(), _bookkeeping_bytes(system)
+        started_at = utc_now()
+        _let_events_happen(outside, sizes.events)
+        minutes, grown = (time.monotonic() - began) / 60, _bookkeeping_bytes(system) - size_before
+        outside.control("stop", {})
+        _wait_until_delivered(system, outside)
+        asset_job = _asset_job_bytes(system)
+        latencies = _latencies(system, outside, started_at)
+        check_trades(system, outside)
     yield _month_row(grown / minutes, asset_job)
     yield from _latency_rows(latencies, floor_seconds, sizes)  # last: with too few alerts, only these have no figure
-
-
-def _wait_for_the_present(system: RunningSystem) -> None:
-    """Wait until the live run has made up for the start: what is stored is a few seconds old."""
-
-    def is_present() -> bool:
-        latest = (
-            _warehouse(system).read("SELECT max(bar_end) AS latest FROM ohlc_bars WHERE bar_interval = '1s'").item()
-        )
-        return latest is not None and utc_now() - latest < timedelta(seconds=5)
-
-    wait_until(is_present, _DRAIN_SECONDS, "the live run has not reached the present")
 
 
 def _let_events_happen(outside: Outside, count: int) -> None:
@@ -129,17 +117,16 @@ def _let_events_happen(outside: Outside, count: int) -> None:
 
 
 def _wait_until_delivered(system: RunningSystem, outside: Outside) -> None:
-    last_ids = {symbol: row["last_id"] for symbol, row in outside.control("sent")["symbols"].items()}
+    wait_until_stored(system, outside)
 
     def is_done() -> bool:
-        rows = _warehouse(system).read("SELECT symbol, max(last_id) FROM trade_id_ranges GROUP BY symbol")
         open_alerts = _warehouse(system).read(
             "SELECT count(*) FROM alerts WHERE alert_id NOT IN (SELECT alert_id FROM alert_deliveries "
             "WHERE outcome IN ('delivered', 'skipped', 'given_up'))"
         )
-        return dict(rows.iter_rows()) == last_ids and open_alerts.item() == 0
+        return bool(open_alerts.item() == 0)
 
-    wait_until(is_done, _DRAIN_SECONDS, "the last trades are not stored, or not all alerts delivered,")
+    wait_until(is_done, DRAIN_SECONDS, "not all alerts are delivered")
 
 
 def _latencies(system: RunningSystem, outside: Outside, started_at: datetime) -> pl.DataFrame:
@@ -190,17 +177,6 @@ def _latency_rows(alerts: pl.DataFrame, floor_seconds: float, sizes: Sizes) -> l
     return [*rows, Row("fast_path_seconds", in_seconds, cuts[18], "s", target=P95_SECONDS_TARGET)]
 
 
-def _check_trades(system: RunningSystem, outside: Outside) -> None:
-    """Hold every trade that the feed could hear against the warehouse."""
-    for symbol, sent in outside.control("sent")["symbols"].items():
-        row = _warehouse(system).read(
-            "SELECT count(*), count(DISTINCT trade_id) FROM raw_ticks WHERE symbol = ? AND trade_id BETWEEN ? AND ?",
-            [symbol, sent["first_heard_id"], sent["last_id"]],
-        )
-        wanted = sent["last_id"] - sent["first_heard_id"] + 1
-        require(row.row(0) == (wanted, wanted), f"{symbol}: {row.row(0)} of {wanted} trades are stored")
-
-
 def _bookkeeping_bytes(system: RunningSystem) -> int:
     """Return the size of Dagster's home and of the logs."""
     folders = (system.data_dir / "dagster_home", system.data_dir / "logs")
@@ -210,10 +186,10 @@ def _bookkeeping_bytes(system: RunningSystem) -> int:
 def _asset_job_bytes(system: RunningSystem) -> int:
     """Return what one run of the quarter-hourly job leaves behind."""
     client = DagsterClient(system.dagster_url)
-    wait_until(lambda: not client.unfinished_runs(), _DRAIN_SECONDS, "the live run has not ended")
+    wait_until(lambda: not client.unfinished_runs(), DRAIN_SECONDS, "the live run has not ended")
     before = _bookkeeping_bytes(system)
     run_id = client.launch("market_job", utc_now().date().isoformat())
-    wait_until(lambda: not client.unfinished_runs(), _DRAIN_SECONDS, "the asset job has not ended")
+    wait_until(lambda: not client.unfinished_runs(), DRAIN_SECONDS, "the asset job has not ended")
     status = next(run.status for run in client.runs() if run.run_id == run_id)
     require(status == "SUCCESS", f"the asset job ended with {status}")
     return _bookkeeping_bytes(system) - before
@@ -221,15 +197,15 @@ def _asset_job_bytes(system: RunningSystem) -> int:
 
 def _month_row(bytes_per_minute: float, bytes_per_asset_job: int) -> Row:
     a_day = bytes_per_minute * 1440 + bytes_per_asset_job * 96
+    kept_days = Settings().run_retention_days
     return Row(
         name="cost_of_a_day",
-        what="event log and log files at this load, a month of it, before retention deletes (7 days of runs stay)",
-        value=a_day * 30 / 1e6,
+        what=f"event log and log files at this load: what is there after a month, of which {kept_days} days are kept",
+        value=a_day * kept_days / 1e6,
         unit="MB",
         target=MONTH_TARGET,
         details={
             "mb_a_day": round(a_day / 1e6, 2),
-            "mb_that_retention_leaves": round(a_day * Settings().run_retention_days / 1e6),
             "kb_a_minute_of_live_run": round(bytes_per_minute / 1e3, 1),
             "kb_a_run_of_the_asset_job": round(bytes_per_asset_job / 1e3, 1),
         },

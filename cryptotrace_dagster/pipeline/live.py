@@ -1,14 +1,16 @@
 """The live run's work: follow the stream, micro-batch by micro-batch, through all the stages.
 
-Owns the order of the stages and which windows each micro-batch makes anew. The stages are the ones that the assets
-call; what this module adds is memory between micro-batches (a warm detector, the watermark). No Dagster.
+Owns the order of the stages, which windows each micro-batch makes anew, and its pace: a micro-batch keeps readers out,
+so it leaves them their turn. The stages are the ones that the assets call; what this module adds is memory between
+micro-batches (a warm detector, the watermark). No Dagster.
 """
 
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 
-from cryptotrace_dagster.domain.rules import RuleBook
+import polars as pl
+
 from cryptotrace_dagster.domain.windows import Window, merged, utc_now
 from cryptotrace_dagster.notify.messenger import Messenger
 from cryptotrace_dagster.pipeline.alerts import refresh_alerts
@@ -21,16 +23,25 @@ from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.pipeline.rule_source import RuleSource
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.stream import TickStream
+from cryptotrace_dagster.tables import ALERTS, RAW_TICKS
 
 LIVE_REACH = timedelta(hours=6)  # older stale windows are left to the schedule: remaking them here would delay alerts
 HELD_FOR_AT_MOST = timedelta(minutes=2)  # of market time
+DELIVERIES_EVERY_SECONDS = 1.0  # are looked for: a message that has to wait says itself until when
 IDLE_CLOSES_BARS_AFTER = timedelta(seconds=2)  # without a new trade the clock itself moves the watermark on
 
 
 class MarketFollower:
-    """Takes one micro-batch after another from the stream to the alerts."""
+    """Takes one micro-batch after another from the stream to the alerts, at most one in `pace_seconds`."""
 
-    def __init__(self, warehouse: Warehouse, stream: TickStream, rules: RuleSource, messenger: Messenger) -> None:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        stream: TickStream,
+        rules: RuleSource,
+        messenger: Messenger,
+        pace_seconds: float = 0.0,
+    ) -> None:
         self._warehouse = warehouse
         self._stream = stream
         self._rules = rules
@@ -40,6 +51,9 @@ class MarketFollower:
         self._latest_trade_time = self._watermark + ALLOWED_LATENESS if self._watermark else None
         self._remade: list[Remade] = []  # and still recorded as stale
         self._last_batch_at = time.monotonic()
+        self._pace_seconds = pace_seconds
+        self._rests_until = 0.0
+        self._looks_for_deliveries_at = 0.0
 
     def start(self) -> list[StageReport]:
         """Stand where the last run's commits ended, and finish what it left undone."""
@@ -53,15 +67,28 @@ class MarketFollower:
         Waits at most so long for trades. Without any, bars that time has closed are still scored and undelivered
         alerts still sent.
         """
+        time.sleep(max(0.0, self._rests_until - time.monotonic()))
         batch = self._stream.next_batch(BATCH_MESSAGES, wait_seconds)
         now = utc_now()
         if batch is None:
             return self._refresh([], now)
         self._last_batch_at = time.monotonic()
-        closed = self._closed()
-        stored = store_batch(self._warehouse, batch, now, closed)
-        self._remade = [each for each in self._remade if each not in closed]
-        return [_ingest_report(stored), *self._refresh(stored.windows, now)]
+        length = self._length_of(batch.ticks)
+        if length <= HELD_FOR_AT_MOST:  # what is behind hurries
+            self._rests_until = self._last_batch_at + self._pace_seconds
+        with self._held_if(length):
+            closed = self._closed()
+            stored = store_batch(self._warehouse, batch, now, closed)
+            self._remade = [each for each in self._remade if each not in closed]
+            reports = self._make_up_for(stored.windows, now)
+        return [_ingest_report(stored), *reports, *self._deliver(now, reports)]
+
+    def _length_of(self, ticks: pl.DataFrame) -> timedelta:
+        """Return how much of the market's time is to be made up for with these trades."""
+        first, last = ticks["trade_time"].min(), ticks["trade_time"].max()
+        if not isinstance(first, datetime) or not isinstance(last, datetime):
+            return timedelta(0)  # no trade in it
+        return last - min(first, self._watermark or first)
 
     def finish(self) -> None:
         """Write down what is no longer stale, so that the next run need not look at it again."""
@@ -81,7 +108,11 @@ class MarketFollower:
         return time.monotonic() - self._last_batch_at
 
     def _refresh(self, dirty: list[Window], now: datetime) -> list[StageReport]:
-        rules = self._rules.current()
+        reports = self._make_up_for(dirty, now)
+        return [*reports, *self._deliver(now, reports)]
+
+    def _make_up_for(self, dirty: list[Window], now: datetime) -> list[StageReport]:
+        """Make anew what follows from the changed windows, and decide about what time has closed."""
         began = utc_now()  # after the dirty windows were recorded, before anything is made anew
         before, watermark = self._watermark, self._advanced_watermark(dirty)
         if watermark is None:
@@ -89,27 +120,37 @@ class MarketFollower:
         reach = Window(watermark - LIVE_REACH, max([watermark, *(w.end for w in dirty)]) + timedelta(days=1))
         recent = [window for window in dirty if window.start >= reach.start]
         newly_closed = [Window(before, watermark)] if before is not None and before < watermark else []
-        reports = self._make_anew(recent, merged([*recent, *newly_closed]), rules, watermark, now)
+        reports = self._make_anew(recent, merged([*recent, *newly_closed]), watermark, now)
         self._watermark = watermark
         self._remade.extend(Remade(window, began) for window in recent)
-        delivery = deliver_alerts(self._warehouse, self._messenger, now, rules)
-        return [*reports, delivery.as_stage_report()]
+        return reports
 
     def _make_anew(
-        self, changed: list[Window], decided: list[Window], rules: RuleBook, watermark: datetime, now: datetime
+        self, changed: list[Window], decided: list[Window], watermark: datetime, now: datetime
     ) -> list[StageReport]:
-        """Make bars and all that follows from them, each stage in its own transaction, in one opening of the store."""
+        """Make bars and all that follows from them, each stage in its own transaction."""
         if not decided:
             return []
-        is_short = sum((window.end - window.start for window in decided), timedelta(0)) <= HELD_FOR_AT_MOST
-        # Making up for a longer stretch takes seconds, in which readers want their turn between the stages.
-        with self._warehouse.held() if is_short else nullcontext():
+        rules = self._rules.current()
+        with self._held_if(sum((window.end - window.start for window in decided), timedelta(0))):
             reports = [refresh_bars(self._warehouse, window) for window in changed]
             for window in decided:
                 reports.append(self._detection.refresh_features(window))
                 reports.append(self._detection.refresh_scores(window, watermark))
                 reports.append(refresh_alerts(self._warehouse, rules, window, watermark, now))
         return reports
+
+    def _held_if(self, length: timedelta) -> AbstractContextManager[None]:
+        """Keep the store open for a short stretch; a longer one takes seconds, in which readers want their turn."""
+        return self._warehouse.held() if length <= HELD_FOR_AT_MOST else nullcontext()
+
+    def _deliver(self, now: datetime, reports: list[StageReport]) -> list[StageReport]:
+        """Send the alerts that these stages have raised, and now and then what is to be tried again."""
+        is_new = any(report.asset == ALERTS.name and report.rows for report in reports)
+        if not is_new and time.monotonic() < self._looks_for_deliveries_at:
+            return []
+        self._looks_for_deliveries_at = time.monotonic() + DELIVERIES_EVERY_SECONDS
+        return [deliver_alerts(self._warehouse, self._messenger, now, self._rules.current()).as_stage_report()]
 
     def _advanced_watermark(self, dirty: list[Window]) -> datetime | None:
         seen = [window.end for window in dirty] + [t for t in (self._latest_trade_time,) if t is not None]
@@ -125,5 +166,5 @@ class MarketFollower:
 def _ingest_report(stored: StoreReport) -> StageReport:
     window = Window(stored.windows[0].start, stored.windows[-1].end) if stored.windows else None
     return StageReport(
-        "raw_ticks", window, stored.stored, {"repeated": stored.repeated, "dead_letters": stored.dead_letters}
+        RAW_TICKS.name, window, stored.stored, {"repeated": stored.repeated, "dead_letters": stored.dead_letters}
     )

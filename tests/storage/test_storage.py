@@ -239,6 +239,44 @@ def test_this_process_reading_keeps_its_own_writer_waiting_not_failing(warehouse
         pytest.fail("the file was not locked")
 
 
+READ_WITHOUT_END = """
+import sys, threading, time
+from cryptotrace_dagster.storage import Warehouse
+def read():
+    while True:
+        with Warehouse(sys.argv[1]).reading():
+            time.sleep(0.05)
+for _ in range(4):
+    threading.Thread(target=read, daemon=True).start()
+time.sleep(0.5)
+print("reading", flush=True)
+sys.stdin.read()
+"""
+
+
+@of_a_file
+def test_a_writer_has_its_turn_although_somebody_is_always_reading(warehouse: Warehouse) -> None:
+    """Guards against a lock without turns: four readers who overlap would keep the file taken for good."""
+    readers = subprocess.Popen(
+        [sys.executable, "-c", READ_WITHOUT_END, warehouse.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert readers.stdout is not None
+        assert readers.stdout.readline() == "reading\n"
+        patient = Warehouse(warehouse.url, lock_wait_seconds=5)
+        for trade_id in range(5):
+            with patient.transaction() as transaction:
+                transaction.append(RAW_TICKS, ticks({"trade_id": trade_id}))
+        assert readers.poll() is None, "the readers have their turn, too"
+    finally:
+        readers.kill()
+        readers.wait()
+    assert warehouse.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 5
+
+
 def test_a_file_that_is_no_warehouse_is_named(tmp_path: Path) -> None:
     path = tmp_path / "notes.duckdb"
     path.write_text("not a database " * 1000)
