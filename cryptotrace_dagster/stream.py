@@ -5,8 +5,10 @@ resumes where its last commit stood. A message that cannot be read becomes a dea
 Stays out: where offsets are stored, and the publishing of trades (feed/publisher.py).
 """
 
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import compress
 from types import TracebackType
@@ -157,6 +159,8 @@ class TickStream:
         self._identity: TopicIdentity | None = None
         self._positions: dict[int, int] = {}  # of a reader that follows the topic
         self._ends: dict[int, int] = {}  # where partitions were seen to end since the last batch
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="ticks")  # of a plan; following needs no thread
+        self._is_over = threading.Event()  # nobody wants the rest of the plan
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -177,6 +181,8 @@ class TickStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_over.set()
+        self._reader.shutdown()
         self._consumer.close()
 
     def identity(self) -> TopicIdentity:
@@ -221,8 +227,10 @@ class TickStream:
             raise self._away(error) from error
         return low_watermarks, high_watermarks
 
-    def read(self, plan: OffsetPlan, batch_messages: int) -> Iterator[TickBatch]:
+    def read(self, plan: OffsetPlan, batch_messages: int) -> Generator[TickBatch, None, None]:
         """Yield the planned messages in batches, each with the offsets that follow it.
+
+        The next batch is read and decoded while the caller has this one; no more than one lies ready.
 
         Raises:
             StreamError: the broker went away, or the log changed under the plan. What was yielded before stands.
@@ -230,16 +238,27 @@ class TickStream:
         if not plan.ranges:
             return
         identity = self._identity or self.identity()
-        open_ranges = {each.topic_partition: each for each in plan.ranges}
+        open_ranges = {each.topic_partition: each for each in plan.ranges}  # the reader's, while it is at work
         self._consumer.assign([TopicPartition(self.topic, r.topic_partition, r.start) for r in plan.ranges])
+
+        def read_on() -> Future[TickBatch] | None:
+            if not open_ranges:
+                return None
+            return self._reader.submit(self._planned_batch, identity, open_ranges, batch_messages)
+
+        coming = read_on()
         try:
-            while open_ranges:
-                before = dict(open_ranges)
-                messages = self._take(open_ranges, batch_messages)
-                reached = {p: planned.end for p, planned in before.items() if p not in open_ranges}
-                yield decoded(identity, messages, reached)
+            while coming is not None:
+                batch = coming.result()
+                coming = read_on()
+                yield batch
         finally:
-            self._consumer.unassign()
+            if not self._is_over.is_set():  # else the stream itself was closed, and the reader with it
+                self._is_over.set()
+                if coming is not None:
+                    wait([coming])
+                self._is_over.clear()
+                self._consumer.unassign()
 
     def follow(self, plan: OffsetPlan, low_watermarks: Mapping[int, int], high_watermarks: Mapping[int, int]) -> None:
         """Stand at the plan's start in every partition, so that `next_batch` returns all that comes from there on."""
@@ -268,12 +287,20 @@ class TickStream:
         self._positions.update(batch.next_offsets)
         return batch
 
+    def _planned_batch(
+        self, identity: TopicIdentity, open_ranges: dict[int, OffsetRange], batch_messages: int
+    ) -> TickBatch:
+        before = dict(open_ranges)
+        messages = self._take(open_ranges, batch_messages)
+        reached = {p: planned.end for p, planned in before.items() if p not in open_ranges}
+        return decoded(identity, messages, reached)
+
     def _take(self, open_ranges: dict[int, OffsetRange], batch_messages: int) -> _Messages:
         """Return planned messages, and take the partitions whose planned end is reached out of `open_ranges`."""
         taken = _Messages()
         size = 0
         deadline = time.monotonic() + SILENCE_SECONDS
-        while open_ranges and len(taken) < batch_messages and size < _BATCH_BYTES:
+        while open_ranges and len(taken) < batch_messages and size < _BATCH_BYTES and not self._is_over.is_set():
             messages = self._consume(min(_CALL_MESSAGES, batch_messages - len(taken)), 0.2)
             if messages:
                 deadline = time.monotonic() + SILENCE_SECONDS

@@ -1,5 +1,6 @@
 """The one door to Kafka for readers: plans, batches, and logs that change under the reader."""
 
+import threading
 import time
 
 import pytest
@@ -85,6 +86,44 @@ def test_an_offset_that_is_not_there_any_more_is_an_error_and_no_silent_jump(top
     topic.send_ids(range(1, 4))
     with TickStream(topic.bootstrap_servers, topic.name) as stream, pytest.raises(StreamError):
         list(stream.read(OffsetPlan((OffsetRange(0, 100, 200),), {}, ()), 10))
+
+
+def reader_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ticks")]
+
+
+def test_who_stops_early_leaves_no_reader_at_work_and_may_read_again(topic: Topic) -> None:
+    """The reader is one batch ahead; what it had taken is nobody's, and is read again from the stored offsets."""
+    topic.send_ids(range(1, 2001))
+    with TickStream(topic.bootstrap_servers, topic.name) as stream:
+        batches = stream.read(plan_of(stream), 100)
+        assert ids([next(batches)]) == list(range(1, 101))
+        batches.close()
+        assert ids(list(stream.read(plan_of(stream, {0: 100}), 100))) == list(range(101, 2001))
+    assert reader_threads() == []
+
+
+def test_a_stream_that_is_closed_while_its_reader_waits_does_not_wait_with_it(topic: Topic) -> None:
+    topic.send_ids(range(1, 11))
+    began = time.monotonic()
+    with TickStream(topic.bootstrap_servers, topic.name) as stream:
+        stream.watermarks()
+        batches = stream.read(OffsetPlan((OffsetRange(0, 0, 30),), {}, ()), 10)
+        assert ids([next(batches)]) == list(range(1, 11))
+        assert reader_threads() != []  # it waits for twenty that are not there
+    assert reader_threads() == []
+    assert time.monotonic() - began < stream_module.SILENCE_SECONDS / 2
+
+
+def test_what_breaks_behind_a_batch_is_told_after_it(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "SILENCE_SECONDS", 3.0)
+    topic.send_ids(range(1, 11))
+    with TickStream(topic.bootstrap_servers, topic.name) as stream:
+        batches = stream.read(OffsetPlan((OffsetRange(0, 0, 30),), {}, ()), 10)
+        first = next(batches)
+        assert (ids([first]), first.next_offsets) == (list(range(1, 11)), {0: 10})
+        with pytest.raises(StreamError, match="still owes"):
+            next(batches)
 
 
 @pytest.mark.kafka
