@@ -140,7 +140,9 @@ def test_the_sensor_asks_for_a_live_run_only_while_kafka_is_ahead(
     _publish(producer, 5)
     request = evaluate()
     assert isinstance(request, dg.RunRequest) and request.run_key is None
-    definitions.resolve_job_def("market_job").execute_in_process(partition_key=DAY, instance=instance)
+    definitions.resolve_job_def("market_job").execute_in_process(
+        partition_key=DAY, instance=instance, asset_selection=[dg.AssetKey("raw_ticks")]
+    )
     assert isinstance(evaluate(), dg.SkipReason)
 
 
