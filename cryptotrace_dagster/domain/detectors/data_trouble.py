@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from cryptotrace_dagster.domain.calibration import Tail, TailPrior, advance_tail
@@ -135,14 +136,21 @@ def _shifts(
     before: dict[str, Any] | None, last_trades: NDArray[np.float64], latencies: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """Return how far each minute's latency is from the symbol's usual one (NaN where not known), and the memory after."""
-    recent: list[float] = [] if before is None else list(before["recent"])
+    recent = np.empty(0) if before is None else np.asarray(before["recent"])
     last, latency = (np.nan, np.nan) if before is None else (before["last"], before["latency"])
+    apart = np.diff(last_trades, prepend=last)
+    keeps_pace = (apart >= 1.0) & (np.abs(np.diff(latencies, prepend=latency)) <= apart / 2)
+    history = np.concatenate([recent, latencies[keeps_pace]])
+    usual = np.array([_usual(history, end) for end in range(len(recent), min(len(history), USUAL_MINUTES))])
+    if len(history) > USUAL_MINUTES:
+        whole = sliding_window_view(history[:-1], USUAL_MINUTES)
+        usual = np.concatenate([usual, np.median(whole[max(0, len(recent) - USUAL_MINUTES) :], axis=1)])
     found = np.full(len(latencies), np.nan)
-    for index, (traded, new) in enumerate(zip(last_trades.tolist(), latencies.tolist(), strict=True)):
-        apart = traded - last
-        if apart >= 1.0 and abs(new - latency) <= apart / 2:
-            if len(recent) >= FEWEST_MINUTES:
-                found[index] = new - np.median(recent)
-            recent = [*recent, new][-USUAL_MINUTES:]
-        last, latency = traded, new
-    return found, {"recent": np.array(recent), "last": float(last), "latency": float(latency)}
+    found[keeps_pace] = latencies[keeps_pace] - usual
+    memory = {"recent": history[-USUAL_MINUTES:], "last": float(last_trades[-1]), "latency": float(latencies[-1])}
+    return found, memory
+
+
+def _usual(history: NDArray[np.float64], end: int) -> float:
+    """Return the median of what came before a place in a history that is shorter than `USUAL_MINUTES`."""
+    return float(np.median(history[:end])) if end >= FEWEST_MINUTES else np.nan
