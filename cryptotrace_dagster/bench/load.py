@@ -80,8 +80,13 @@ async def _request(client: httpx.AsyncClient, name: str, path: str, load: Load) 
 
 async def _view(dashboard_url: str, symbols: tuple[str, ...], stop: asyncio.Event, load: Load) -> None:
     url = f"{dashboard_url.replace('http', 'ws', 1)}/_stcore/stream"
+    # Without pings of our own: how long an answer may take is `_ANSWER_SECONDS`' to say.
     async with connect(
-        url, subprotocols=[Subprotocol("streamlit")], origin=None, max_size=_LARGEST_MESSAGE, proxy=None
+        url,
+        subprotocols=[Subprotocol("streamlit")],
+        max_size=_LARGEST_MESSAGE,
+        ping_interval=None,
+        proxy=None,
     ) as socket:
         await _interact(socket, "")  # the first view of a session also loads the page's modules
         for symbol, interval in ((symbol, interval) for symbol in itertools.cycle(symbols) for interval in _VIEWS):
