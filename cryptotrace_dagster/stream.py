@@ -26,7 +26,7 @@ from cryptotrace_dagster.tables import DEAD_LETTERS, RAW_TICKS
 
 REQUEST_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # a broker that owes us messages and sends none for so long is treated as gone
-_CALL_MESSAGES = 1000  # cheaper per message than ten or a hundred times as many
+_CALL_MESSAGES = 300  # below the 700 new objects at which Python's collector sets to work
 _BATCH_BYTES = 96 * 2**20  # a batch ends here, however few messages that is: garbage may come in megabytes
 _WITHOUT_TOPIC_ID = {  # a topic that is not there yet, or a broker from before topics had ids
     KafkaError.UNKNOWN_TOPIC_OR_PART,
