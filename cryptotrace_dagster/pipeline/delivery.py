@@ -131,7 +131,9 @@ def deliver_alerts(
     """
     clock = _Clock(now, seconds)
     outbox = _Outbox(warehouse, messenger, book or RuleBook(), clock)
-    for route, parcels in outbox.due().items():
+    due = outbox.due()
+    clock.starts_sending(seconds)  # to find out what is due may take as long as all of the time for sending
+    for route, parcels in due.items():
         _send_route(outbox, route, parcels)
     return outbox.report
 
@@ -173,6 +175,10 @@ class _Clock:
     def now(self) -> datetime:
         """Return the instant as it is by now."""
         return self.started_at + timedelta(seconds=time.monotonic() - self._began)
+
+    def starts_sending(self, seconds: float) -> None:
+        """Count the time for sending from now on."""
+        self.until = self.now() + timedelta(seconds=seconds)
 
     def can_wait_for(self, instant: datetime) -> bool:
         """Wait for an instant and return true, or return false at once where it lies beyond the time for sending."""
