@@ -88,14 +88,17 @@ class Reader:
         self._lock = threading.Lock()
         self._askers = [threading.Lock() for _ in range(_ASKED_AT_ONCE)]
 
-    def read(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> pl.DataFrame:
-        """Return the rows of one read-only query."""
+    def read(
+        self, sql: str, parameters: Sequence[object] | Mapping[str, object] = (), *, fresh_for: float | None = None
+    ) -> pl.DataFrame:
+        """Return the rows of one read-only query; an answer that is `fresh_for` seconds old will do."""
+        fresh_for = self._fresh_for if fresh_for is None else fresh_for
         bound = tuple(sorted(parameters.items())) if isinstance(parameters, Mapping) else tuple(parameters)
         question = (sql, *bound)
-        if (known := self._known(question)) is not None:
+        if (known := self._known(question, fresh_for)) is not None:
             return known
         with self._askers[hash(question) % _ASKED_AT_ONCE]:
-            if (known := self._known(question)) is not None:  # somebody asked the same while we waited
+            if (known := self._known(question, fresh_for)) is not None:  # somebody asked the same while we waited
                 return known
             version = data_version(self.warehouse)
             try:
@@ -113,12 +116,12 @@ class Reader:
         with self._lock:
             self._answers.clear()
 
-    def _known(self, question: tuple[object, ...]) -> pl.DataFrame | None:
+    def _known(self, question: tuple[object, ...], fresh_for: float) -> pl.DataFrame | None:
         with self._lock:
             answer = self._answers.get(question)
         if answer is None:
             return None
-        is_fresh = time.monotonic() - answer.read_at < self._fresh_for
+        is_fresh = time.monotonic() - answer.read_at < fresh_for
         return answer.rows if is_fresh or answer.version == data_version(self.warehouse) else None
 
     def _remember(self, question: tuple[object, ...], answer: _Answer) -> None:
@@ -183,11 +186,12 @@ def read_page(
     return Page(rows, rows.select(order).row(-1))
 
 
-def known_symbols(reader: Reader) -> list[str]:
-    """Return the symbols of which trades or bars are stored, in order."""
+def known_symbols(reader: Reader, fresh_for: float | None = None) -> list[str]:
+    """Return the symbols of which trades or bars are stored, in order; as of `fresh_for` seconds ago at the earliest."""
     rows = reader.read(
         f"SELECT symbol FROM {TRADE_ID_RANGES.name} UNION "
-        f"SELECT DISTINCT symbol FROM {OHLC_BARS.name} WHERE bar_interval = '1d' ORDER BY symbol"
+        f"SELECT DISTINCT symbol FROM {OHLC_BARS.name} WHERE bar_interval = '1d' ORDER BY symbol",
+        fresh_for=fresh_for,
     )
     return rows["symbol"].to_list()
 

@@ -17,6 +17,7 @@ from cryptotrace_dagster.domain.windows import EPOCH, Window, floor
 from cryptotrace_dagster.queries import Reader, known_symbols
 
 MAX_LIMIT = 10_000
+_SYMBOLS_STAY_SECONDS = 60.0  # a symbol that is stored stays so; only an unknown one may have come since
 
 _INSTANT_SCHEMA: dict[str, Any] = {
     "anyOf": [
@@ -147,6 +148,8 @@ def stored_symbol(reader: Reader, text: str) -> str:
     symbol = text.strip().upper()
     if not symbol.isalnum():
         raise invalid_parameter("symbol", "letters and digits only, for example BTCUSDT.")
+    if symbol in known_symbols(reader, fresh_for=_SYMBOLS_STAY_SECONDS):
+        return symbol
     known = known_symbols(reader)
     if symbol not in known:
         listed = ", ".join(known[:20]) or "none yet"

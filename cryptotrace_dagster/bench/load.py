@@ -52,7 +52,8 @@ async def look(api_url: str, dashboard_url: str, symbols: tuple[str, ...], stop:
 
 
 async def _ask(api_url: str, symbols: tuple[str, ...], stop: asyncio.Event, load: Load) -> None:
-    limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+    # Idle connections are left before the server closes them, for a request on the way then would count as failed.
+    limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
     async with (
         httpx.AsyncClient(base_url=api_url, timeout=_ANSWER_SECONDS, trust_env=False, limits=limits) as client,
         asyncio.TaskGroup() as requests,
@@ -85,6 +86,7 @@ async def _view(dashboard_url: str, symbols: tuple[str, ...], stop: asyncio.Even
         url,
         subprotocols=[Subprotocol("streamlit")],
         max_size=_LARGEST_MESSAGE,
+        open_timeout=_ANSWER_SECONDS,
         ping_interval=None,
         proxy=None,
     ) as socket:

@@ -41,6 +41,7 @@ LOAD_TRADES_PER_SECOND = 1_000
 _IDLE_TRADES_PER_SECOND = 0.01
 _EVENT_SECONDS = 5.0
 _SETTLE_SECONDS = 20.0
+_QUARTER_JOB_SECONDS = 90.0
 _EVENT = {"accumulation_seconds": 3.0, "rise_seconds": 10.0, "fade_seconds": 20.0, "gain": 0.15, "intensity": 8.0}
 
 
@@ -94,17 +95,29 @@ def measure_fast_path(sizes: Sizes) -> Iterator[Row]:
     ):
         outside, system = market
         wait_for_the_present(system)
-        began, size_before = time.monotonic(), _bookkeeping_bytes(system)
+        _keep_clear_of_the_quarter(sizes.events * _EVENT_SECONDS + _SETTLE_SECONDS)
+        began, size_before = time.monotonic(), _common_bytes(system)
         started_at = utc_now()
         _let_events_happen(outside, sizes.events)
-        minutes, grown = (time.monotonic() - began) / 60, _bookkeeping_bytes(system) - size_before
+        a_minute = (_common_bytes(system) - size_before) / (time.monotonic() - began) * 60
         outside.control("stop", {})
         _wait_until_delivered(system, outside)
-        asset_job = _asset_job_bytes(system)
+        live_run, asset_job = _bytes_of_runs(system)
         latencies = _latencies(system, outside, started_at)
         check_trades(system, outside)
-    yield _month_row(grown / minutes, asset_job)
+    yield _month_row(a_minute, live_run, asset_job)
     yield from _latency_rows(latencies, floor_seconds, sizes)  # last: with too few alerts, only these have no figure
+
+
+def _keep_clear_of_the_quarter(seconds: float) -> None:
+    """Wait until so many seconds fit before the next quarter of an hour.
+
+    While the quarter-hourly job works, for some 20 s of 900, no live run follows the stream. Of a short run that is more
+    than the share that a 95th percentile leaves out, of a day it is less.
+    """
+    left = 900 - time.time() % 900
+    if left < seconds:
+        time.sleep(left + _QUARTER_JOB_SECONDS)
 
 
 def _let_events_happen(outside: Outside, count: int) -> None:
@@ -177,26 +190,36 @@ def _latency_rows(alerts: pl.DataFrame, floor_seconds: float, sizes: Sizes) -> l
     return [*rows, Row("fast_path_seconds", in_seconds, cuts[18], "s", target=P95_SECONDS_TARGET)]
 
 
-def _bookkeeping_bytes(system: RunningSystem) -> int:
-    """Return the size of Dagster's home and of the logs."""
-    folders = (system.data_dir / "dagster_home", system.data_dir / "logs")
+def _bytes_under(*folders: Path) -> int:
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
-def _asset_job_bytes(system: RunningSystem) -> int:
-    """Return what one run of the quarter-hourly job leaves behind."""
+def _runs_folder(system: RunningSystem) -> Path:
+    return system.data_dir / "dagster_home" / "history" / "runs"
+
+
+def _common_bytes(system: RunningSystem) -> int:
+    """Return the size of the logs and of Dagster's home without the files that belong to one run each."""
+    of_runs = sum(path.stat().st_size for path in _runs_folder(system).glob("*-*.db*"))
+    return _bytes_under(system.data_dir / "dagster_home", system.data_dir / "logs") - of_runs
+
+
+def _bytes_of_runs(system: RunningSystem) -> tuple[int, int]:
+    """Return what the live run's own file takes, and what a run of the quarter-hourly job leaves everywhere."""
     client = DagsterClient(system.dagster_url)
     wait_until(lambda: not client.unfinished_runs(), DRAIN_SECONDS, "the live run has not ended")
-    before = _bookkeeping_bytes(system)
+    live_run = max(path.stat().st_size for path in _runs_folder(system).glob("*-*.db"))
+    folders = (system.data_dir / "dagster_home", system.data_dir / "logs")
+    before = _bytes_under(*folders)
     run_id = client.launch("market_job", utc_now().date().isoformat())
     wait_until(lambda: not client.unfinished_runs(), DRAIN_SECONDS, "the asset job has not ended")
     status = next(run.status for run in client.runs() if run.run_id == run_id)
     require(status == "SUCCESS", f"the asset job ended with {status}")
-    return _bookkeeping_bytes(system) - before
+    return live_run, _bytes_under(*folders) - before
 
 
-def _month_row(bytes_per_minute: float, bytes_per_asset_job: int) -> Row:
-    a_day = bytes_per_minute * 1440 + bytes_per_asset_job * 96
+def _month_row(bytes_a_minute: float, live_run: int, asset_job: int) -> Row:
+    a_day = bytes_a_minute * 1440 + (live_run + asset_job) * 96
     kept_days = Settings().run_retention_days
     return Row(
         name="cost_of_a_day",
@@ -206,8 +229,9 @@ def _month_row(bytes_per_minute: float, bytes_per_asset_job: int) -> Row:
         target=MONTH_TARGET,
         details={
             "mb_a_day": round(a_day / 1e6, 2),
-            "kb_a_minute_of_live_run": round(bytes_per_minute / 1e3, 1),
-            "kb_a_run_of_the_asset_job": round(bytes_per_asset_job / 1e3, 1),
+            "kb_a_minute_of_running": round(bytes_a_minute / 1e3, 1),
+            "kb_a_live_run": round(live_run / 1e3, 1),
+            "kb_a_run_of_the_asset_job": round(asset_job / 1e3, 1),
         },
     )
 

@@ -94,15 +94,14 @@ def _link_to(symbol: str, is_chosen: bool) -> str:
 
 
 def _watch_table(rows: pl.DataFrame, sparks: dict[str, list[float]]) -> None:
+    # No Python inside Polars' expressions: several sessions' threads would wait for each other for good.
     table = rows.select(
         "symbol",
         pl.col("last_price").cast(pl.Float64),
         "change_pct",
         pl.col("quote_volume").cast(pl.Float64),
-        pl.col("anomaly_score").map_elements(lambda score: anomaly_state(score).word, return_dtype=pl.String),
-        pl.col("symbol")
-        .map_elements(lambda name: sparks.get(name, []), return_dtype=pl.List(pl.Float64))
-        .alias("hour"),
+        pl.Series("anomaly_score", [anomaly_state(score).word for score in rows["anomaly_score"]], pl.String),
+        pl.Series("hour", [sparks.get(symbol, []) for symbol in rows["symbol"]], pl.List(pl.Float64)),
     )
     st.dataframe(
         table,

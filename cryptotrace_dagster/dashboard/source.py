@@ -231,10 +231,8 @@ def dead_letter_list(reader: Reader, limit: int = 100) -> pl.DataFrame:
         f"SELECT recorded_at, reason, topic, topic_partition, message_offset, payload FROM {DEAD_LETTERS.name} "
         f"ORDER BY recorded_at DESC LIMIT {int(limit)}"
     )
-    text = pl.col("payload").map_elements(
-        lambda value: value[:200].decode("utf-8", "backslashreplace"), return_dtype=pl.String
-    )
-    return rows.with_columns(text)
+    texts = [payload[:200].decode("utf-8", "backslashreplace") for payload in rows["payload"]]
+    return rows.with_columns(pl.Series("payload", texts, pl.String))
 
 
 def completeness_by_day(reader: Reader, days: int) -> pl.DataFrame:

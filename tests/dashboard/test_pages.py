@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import cryptotrace_dagster.dashboard
 from cryptotrace_dagster.dashboard.alerts import evidence_rows
 from cryptotrace_dagster.storage import Warehouse
 from tests.dashboard.conftest import Show
@@ -131,3 +132,9 @@ def test_evidence_is_a_table_of_words_and_values() -> None:
         ("Rush orders", "0.25"),
         ("Names", '["a"]'),
     ]
+
+
+def test_no_page_calls_python_from_within_polars() -> None:
+    """Guards against a deadlock: with five viewers, threads of Polars and of sessions waited for each other for good."""
+    folder = Path(cryptotrace_dagster.dashboard.__file__).parent
+    assert [path.name for path in folder.glob("*.py") if "map_elements" in path.read_text()] == []
