@@ -51,16 +51,17 @@ Query = tuple[str, Sequence[object] | Mapping[str, object]]
 
 def measure_reads(sizes: Sizes) -> list[Row]:
     """Return the rows of reads under load, and of the ingest's lag with readers against that without."""
-    with tempfile.TemporaryDirectory() as name, running_market(Path(name), TRADES_PER_SECOND, sizes.history) as market:
-        outside, system = market
-        wait_for_the_present(system)
-        alone = _lags(system, lambda began: time.monotonic() - began < sizes.lag_seconds)
-        lookers = Lookers(system, outside.symbols)
-        with lookers.looking():
-            beside = _lags(system, lambda _began: not lookers.have_seen_enough())
-        outside.control("stop", {})
-        wait_until_stored(system, outside)
-        check_trades(system, outside)
+    with tempfile.TemporaryDirectory() as name:
+        with running_market(Path(name), TRADES_PER_SECOND, sizes.history) as (outside, system):
+            wait_for_the_present(system)
+            alone = _lags(system, lambda began: time.monotonic() - began < sizes.lag_seconds)
+            lookers = Lookers(system, outside.symbols)
+            with lookers.looking():
+                beside = _lags(system, lambda _began: not lookers.have_seen_enough())
+            outside.control("stop", {})
+            wait_until_stored(system, outside)
+            check_trades(system, outside)
+        # The system has stopped: the bare queries want the file for themselves.
         return [*read_rows(lookers, system.warehouse_path, outside.symbols[0]), _lag_row(alone, beside)]
 
 
