@@ -1,7 +1,8 @@
 """How a store is opened: a DuckDB file behind its lock, or a DuckLake behind its PostgreSQL catalog.
 
-Owns whose turn it is and the bounded wait for it, the loading of extensions, the access to an object store, and the translation
-of DuckDB's errors into sentences without secrets. Stays out: tables, transactions and what is asked of them (storage.py).
+Owns whose turn it is and the bounded wait for it, the loading of extensions, the access to an object store, and the
+translation of DuckDB's errors into sentences without secrets. Stays out: tables, transactions and what is asked of them
+(storage.py).
 """
 
 import contextlib

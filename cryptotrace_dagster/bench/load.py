@@ -110,13 +110,9 @@ async def _interact(socket: ClientConnection, query: str) -> str | None:
     failure = None
     async with asyncio.timeout(_ANSWER_SECONDS):
         while True:
-            message = ForwardMsg.FromString(_bytes(await socket.recv()))
+            message = ForwardMsg.FromString(await socket.recv(decode=False))
             kind = message.WhichOneof("type")
             if kind == "delta" and message.delta.new_element.HasField("exception"):
                 failure = message.delta.new_element.exception.message
             if kind == "script_finished" and message.script_finished in _ENDS:
                 return failure
-
-
-def _bytes(data: str | bytes) -> bytes:
-    return data.encode() if isinstance(data, str) else data

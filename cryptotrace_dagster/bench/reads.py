@@ -39,7 +39,7 @@ API_TARGET = Target(300.0, of_value=True)
 INTERACTION_TARGET = Target(1500.0, of_value=True)
 LAG_TARGET = Target(1.5)
 ALLOWANCE_MS = 50.0
-FEWEST_READS = 100  # of each question: five of them lie beyond the 95th percentile
+FEWEST_READS = 200  # of each question: ten of them lie beyond the 95th percentile
 _PAUSE_SECONDS = 0.15
 _SAMPLE_SECONDS = 0.5
 _BARE_REPEATS = 30
@@ -157,16 +157,20 @@ def read_rows(lookers: Lookers, path: Path, symbol: str) -> list[Row]:
 
 
 def _percentile_row(name: str, what: str, times_ms: Sequence[float], target: Target) -> Row:
-    cuts = statistics.quantiles(times_ms, n=20)
+    require(len(times_ms) >= FEWEST_READS, f"{name}: too few answers for a 95th percentile")
     return Row(
         name=name,
         what=what,
-        value=cuts[-1],
+        value=_p95(times_ms),
         unit="ms",
         repeats=len(times_ms),
         target=target,
-        details={"p50": round(cuts[9], 1), "most": round(max(times_ms), 1)},
+        details={"p50": round(statistics.median(times_ms), 1), "most": round(max(times_ms), 1)},
     )
+
+
+def _p95(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
 
 
 def _lags(system: RunningSystem, goes_on: Callable[[float], bool]) -> list[float]:
@@ -181,25 +185,25 @@ def _lags(system: RunningSystem, goes_on: Callable[[float], bool]) -> list[float
 
 
 def _lag_row(alone: Sequence[float], beside: Sequence[float]) -> Row:
-    medians = [statistics.median(each) for each in (beside, alone)]
-    p95 = [statistics.quantiles(each, n=20)[-1] for each in (beside, alone)]
+    lag, lag_alone = statistics.median(beside), statistics.median(alone)
     return Row(
         name="ingest_lag",
         what="ingest: age of the newest stored trade beside the readers, median",
-        value=medians[0],
+        value=lag,
         unit="s",
-        reference=medians[1],
+        reference=lag_alone,
         reference_name="without readers",
-        ratio=medians[0] / medians[1],
+        ratio=lag / lag_alone,
         repeats=len(beside),
         target=LAG_TARGET,
-        details={"p95": round(p95[0], 2), "p95_without_readers": round(p95[1], 2)},
+        details={"p95": round(_p95(beside), 2), "p95_without_readers": round(_p95(alone), 2)},
     )
 
 
 def _row(name: str, what: str, measured: Mapping[str, list[float]], bare: Mapping[str, float]) -> Row:
     """Return the row of the question that fares worst."""
-    p95 = {question: statistics.quantiles(values, n=20)[-1] for question, values in measured.items()}
+    require(min(map(len, measured.values())) >= FEWEST_READS, f"{name}: too few reads for a 95th percentile")
+    p95 = {question: _p95(values) for question, values in measured.items()}
     ratios = {question: max(0.0, value - ALLOWANCE_MS) / bare[question] for question, value in p95.items()}
     worst = max(ratios, key=lambda question: ratios[question])
     details: dict[str, float | int | str] = {f"p95 {question}": round(value, 1) for question, value in p95.items()}

@@ -34,7 +34,6 @@ _ADDRESSES = (
     "rest_url",
     "dump_url",
 )
-_DAEMON = (sys.executable, "-m", "dagster._daemon", "run")
 _WATCHERS = ("dagster ui", "dagster daemon")
 DEMO_HISTORY = timedelta(hours=1)
 DEMO_HISTORY_TRADES = 400_000  # at most, so that a market that is asked to be busy starts as soon as a quiet one
@@ -327,7 +326,10 @@ def _dagster(settings: Settings, code_server_port: int) -> tuple[Service, ...]:
         Service(
             name="dagster daemon",
             # Its looks at sensors and runs, thirty lines a minute, are told in the UI as ticks.
-            command=(*_DAEMON, "--log-level", "warning", "--workspace", workspace),
+            command=(
+                *(sys.executable, "-m", "dagster._daemon", "run", "--workspace", workspace),
+                *("--log-level", "warning"),
+            ),
             is_ready=lambda: dagster_daemon_is_healthy(ui_url),
             after=("code server",),
         ),

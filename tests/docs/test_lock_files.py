@@ -25,15 +25,16 @@ LOCK_FILES = (
 def pins(name: str) -> dict[str, set[Version]]:
     """Return the versions that a lock file pins, by package; one package may have one per platform."""
     found: dict[str, set[Version]] = {}
-    for line in (ROOT / name).read_text().splitlines():
-        if match := re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", line):
-            found.setdefault(canonicalize_name(match[1]), set()).add(Version(match[2]))
+    for pin in requirements_of(name):
+        (version,) = pin.specifier
+        found.setdefault(canonicalize_name(pin.name), set()).add(Version(version.version))
     return found
 
 
-def _pin_lines(name: str) -> list[str]:
+def requirements_of(name: str) -> list[Requirement]:
+    """Return the requirements that a lock file consists of, each one a pin."""
     lines = (ROOT / name).read_text().splitlines()
-    return [line.removesuffix("\\").strip() for line in lines if re.match(r"[A-Za-z0-9]", line)]
+    return [Requirement(line.removesuffix("\\").strip()) for line in lines if re.match(r"[A-Za-z0-9]", line)]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_tests_and_clusters_run_with_the_versions_that_users_get(lock: str) -> N
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
 def test_a_package_that_is_wanted_with_an_extra_is_pinned_with_it(lock: str) -> None:
     """Guards pip, which does not take `gql==4` for a pin of `gql[requests]` once it checks hashes; uv does."""
-    pinned = {requirement.name: requirement.extras for requirement in map(Requirement, _pin_lines(lock))}
+    pinned = {requirement.name: requirement.extras for requirement in requirements_of(lock)}
     for name in pinned:
         try:
             wanted = metadata.requires(name) or []

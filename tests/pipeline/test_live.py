@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -89,10 +90,12 @@ class Line:
         self._topic.send(*trades)
         self._sent += len(trades)
 
-    def follow(self, *chunks: Sequence[bytes]) -> None:
+    def follow(self, *chunks: Sequence[bytes], pace_seconds: float = 0.0) -> None:
         """Start a live run, send it chunk after chunk, and end it."""
         with TickStream(self._topic.bootstrap_servers, self._topic.name) as stream:
-            follower = MarketFollower(self.warehouse, stream, RuleSource(self._rules), Messenger(lambda _name: None))
+            follower = MarketFollower(
+                self.warehouse, stream, RuleSource(self._rules), Messenger(lambda _name: None), pace_seconds
+            )
             follower.start()
             for chunk in chunks or [()]:
                 self.send(chunk)
@@ -151,6 +154,12 @@ def test_the_cuts_between_micro_batches_do_not_show(
     assert_undisturbed(line, undisturbed)
 
 
+def test_between_two_micro_batches_the_warehouse_is_left_to_readers(tmp_path: Path, cluster: str) -> None:
+    trades, line, began = market(), Line(tmp_path / "line", cluster), time.monotonic()
+    line.follow(trades[:4], trades[4:8], pace_seconds=4.0)
+    assert time.monotonic() - began >= 4.0
+
+
 @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_that_is_killed_leaves_its_work_to_the_next_one(
@@ -161,6 +170,7 @@ def test_a_run_that_is_killed_leaves_its_work_to_the_next_one(
     stage: str,
     is_done: bool,
 ) -> None:
+    monkeypatch.setattr(live, "DELIVERIES_EVERY_SECONDS", 0.0)  # every micro-batch has all stages, however fast it is
     trades = market()
     line = Line(tmp_path / "line", cluster)
     with pytest.raises(Killed), monkeypatch.context() as patch:
