@@ -5,8 +5,6 @@ set -eu
 lock=$1
 cache=$(pwd)/.cache
 export PIP_CACHE_DIR="$cache/pip" UV_CACHE_DIR="$cache/uv" PIP_DISABLE_PIP_VERSION_CHECK=1
-# uv brings its own list of certificate authorities; behind a company's proxy only the machine's own list will do.
-export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
 
 "$PYTHON" -m pip install --quiet --require-hashes -r requirements-install.lock
 

@@ -58,7 +58,7 @@ def libraries() -> Path:
         (folder / "added.txt").write_text(added)
         command = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable, "--quiet", "--no-deps"]
         command += ["--require-hashes", "--target", str(folder), "--requirement", str(folder / "added.txt")]
-        subprocess.run(command, check=True, timeout=240)
+        subprocess.run(command, cwd=ROOT, check=True, timeout=240)  # where uv finds the project's settings
         (folder / ".complete").touch()
     return folder
 
