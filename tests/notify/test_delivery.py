@@ -321,6 +321,7 @@ from tests.notify.outbox import messenger
 url, webhook = sys.argv[1:]
 warehouse, sender = Warehouse(url), messenger(webhook)
 print("started", flush=True)
+sys.stdout = sys.stderr  # the log goes there: nobody empties the pipe that told of the start
 while True:
     report = deliver_alerts(warehouse, sender, utc_now(), seconds=5)
     if report.pending == 0 and report.messages == 0:
