@@ -28,6 +28,7 @@ from cryptotrace_dagster.errors import UserError
 _LAKE_PREFIX = "ducklake:"
 _POSTGRES_PREFIX = "ducklake:postgres:"
 _WRITER_LOCK = 0x63727970746F  # any number that everyone who writes to the same catalog agrees on
+_CLAIMS = {"delivery": 0x63727970746E}  # what only one process may do at a time, and its lock in a lake's catalog
 _SECRETS = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^\s:/@]+:)[^\s@/]+(?=@)", re.IGNORECASE)
 _MEMORY_LIMIT = "2GB"  # of DuckDB in each process; beyond it queries spill to disk
 _names = itertools.count()
@@ -106,6 +107,22 @@ def connected(address: StoreAddress, *, read_only: bool, wait_seconds: float) ->
 
 
 @contextmanager
+def claimed(address: StoreAddress, work: str) -> Iterator[bool]:
+    """Claim some work about a store for this process alone while the block lasts; lend whether nobody else has it.
+
+    Unlike the writer's lock it leaves the store open to everybody. It ends with its holder, also by SIGKILL.
+    """
+    key = _CLAIMS[work]
+    if address.is_lake:
+        with _attached(_lake_engine(os.getpid()), address, address.catalog, ["TYPE postgres"]) as connection:
+            connection.begin()
+            yield _is_lock_taken(connection, key)
+        return
+    with _Turnstile(Path(f"{address.url}.{work}"), is_made=True) as turnstile:
+        yield turnstile.is_passed(deadline=time.monotonic())
+
+
+@contextmanager
 def file_beside(connection: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> Iterator[str]:
     """Attach a DuckDB file to a connection while the block lasts, and lend the name it goes by; for no transaction."""
     name = f"beside_{next(_names)}"
@@ -150,7 +167,7 @@ def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float)
 
     deadline = time.monotonic() + wait_seconds
     with contextlib.ExitStack() as stack:
-        turnstile = stack.enter_context(_Turnstile(path, is_made=not read_only))
+        turnstile = stack.enter_context(_Turnstile(Path(f"{path}.turn"), is_made=not read_only))
         if not turnstile.is_passed(deadline) and not read_only:
             raise WarehouseBusyError(f"{busy} by who else writes to it: {remedy}")
         if read_only:
@@ -161,7 +178,7 @@ def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float)
 
 
 class _Turnstile:
-    """The lock file beside a warehouse, through which everybody comes in.
+    """A lock file beside a warehouse, through which everybody comes in (or who claims some work, one after the other).
 
     DuckDB's own lock knows no turns: who finds it taken tries again, and readers who come and go could keep a writer
     out for good, or a busy writer the readers. A writer stays in the turnstile, so that nobody new comes in while it
@@ -169,7 +186,7 @@ class _Turnstile:
     """
 
     def __init__(self, path: Path, *, is_made: bool) -> None:
-        self._path = f"{path}.turn"
+        self._path = path
         self._flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_CREAT if is_made else 0)
         self._descriptor: int | None = None
 
@@ -227,10 +244,9 @@ def _alone(engine: duckdb.DuckDBPyConnection, address: StoreAddress, wait_second
     """
     with _attached(engine, address, address.catalog, ["TYPE postgres"]) as connection:
         connection.begin()
-        try_lock = f"FROM postgres_query(current_database(), 'SELECT pg_try_advisory_xact_lock({_WRITER_LOCK})')"
 
         def lock() -> None:
-            if connection.execute(try_lock).fetchone() != (True,):
+            if not _is_lock_taken(connection, _WRITER_LOCK):
                 raise WarehouseBusyError(
                     f"The warehouse {address} was being written to by another process for {wait_seconds:g} s: try again."
                 )
@@ -241,6 +257,12 @@ def _alone(engine: duckdb.DuckDBPyConnection, address: StoreAddress, wait_second
         finally:
             with contextlib.suppress(duckdb.Error):  # a catalog that went away has let go of the lock
                 connection.rollback()
+
+
+def _is_lock_taken(connection: duckdb.DuckDBPyConnection, key: int) -> bool:
+    """Try to take an advisory lock of the catalog until the transaction ends, and return whether it was free."""
+    query = f"FROM postgres_query(current_database(), 'SELECT pg_try_advisory_xact_lock({key})')"
+    return connection.execute(query).fetchone() == (True,)
 
 
 @contextmanager

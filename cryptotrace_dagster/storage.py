@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +23,7 @@ from cryptotrace_dagster.connections import (
     StoreAddress,
     WarehouseBusyError,
     WarehouseMissingError,
+    claimed,
     connected,
     file_beside,
 )
@@ -210,6 +211,10 @@ class Warehouse:
                 yield
             finally:
                 self._held = None
+
+    def claimed(self, work: str) -> AbstractContextManager[bool]:
+        """Claim some work for this process alone while the block lasts; the block gets whether nobody else has it."""
+        return claimed(self.address, work)
 
     def publish(self, path: Path) -> None:
         """Write a copy beside `path` and rename it into place, so that readers see all of it or nothing."""

@@ -1,19 +1,19 @@
 """Alerts of a day, and their deliveries: the outbox."""
 
-from datetime import datetime, timedelta
-
 import dagster as dg
 
 from cryptotrace_dagster.assets.common import (
     DAYS,
     MARKET_JOB,
+    bars_began_at,
     partition_window,
     report_metadata,
     table_metadata,
     writing_asset,
 )
 from cryptotrace_dagster.assets.detection import anomaly_scores
-from cryptotrace_dagster.domain.windows import EPOCH, Window, utc_now
+from cryptotrace_dagster.assets.handover import is_followed
+from cryptotrace_dagster.domain.windows import Window, utc_now
 from cryptotrace_dagster.pipeline.alerts import refresh_alerts
 from cryptotrace_dagster.pipeline.delivery import deliver_alerts
 from cryptotrace_dagster.pipeline.dirty import Remade, clear_dirty, closed_until, market_watermark
@@ -42,10 +42,11 @@ def alerts(
     if watermark is None:
         return dg.MaterializeResult(metadata=report_metadata(StageReport(ALERTS.name, window, 0)))
     report = refresh_alerts(store, alert_rules.source().current(), window, watermark, utc_now())
-    if _remakes_the_day(context):
+    began = bars_began_at(context.instance, context.run.run_id)
+    if began is not None and _remakes_the_day(context):
         with store.transaction() as transaction:
             closed = Window(window.start, max(window.start, min(window.end, closed_until(watermark))))
-            clear_dirty(transaction, [Remade(closed, _bars_began_at(context))])
+            clear_dirty(transaction, [Remade(closed, began)])
     return dg.MaterializeResult(metadata=report_metadata(report))
 
 
@@ -54,11 +55,13 @@ def alerts(
     group_name="alerting",
     kinds={"discord", "duckdb"},
     metadata=table_metadata(ALERT_DELIVERIES),
-    description=ALERT_DELIVERIES.description,
+    description=ALERT_DELIVERIES.description + " While a live run is under way, it alone sends.",
 )
 def alert_deliveries(
-    warehouse: WarehouseResource, discord: Discord, alert_rules: AlertRules
+    context: dg.AssetExecutionContext, warehouse: WarehouseResource, discord: Discord, alert_rules: AlertRules
 ) -> dg.MaterializeResult[None]:
+    if is_followed(context.instance):  # and what rings next must not wait for what we are at
+        return dg.MaterializeResult(metadata={"sent_by": "the live run that is under way"})
     rules = alert_rules.source().current()
     delivery = deliver_alerts(warehouse.open(), discord.messenger(), utc_now(), rules, seconds=SEND_SECONDS)
     return dg.MaterializeResult(metadata=report_metadata(delivery.as_stage_report()))
@@ -73,9 +76,3 @@ def _remakes_the_day(context: dg.AssetExecutionContext) -> bool:
     if not selection:
         return context.run.job_name == MARKET_JOB
     return {"ohlc_bars", "features", "anomaly_scores"} <= {key.to_user_string() for key in selection}
-
-
-def _bars_began_at(context: dg.AssetExecutionContext) -> datetime:
-    """Return when this run began to read ticks for its bars; what was stored later may not be in them."""
-    (bars,) = context.instance.get_run_step_stats(context.run.run_id, ["ohlc_bars"])
-    return EPOCH + timedelta(seconds=bars.start_time or 0.0)

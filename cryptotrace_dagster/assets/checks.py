@@ -5,9 +5,10 @@ from datetime import date
 
 import dagster as dg
 
+from cryptotrace_dagster.assets.common import bars_began_at
 from cryptotrace_dagster.domain.windows import day_window, utc_now
 from cryptotrace_dagster.pipeline import checks
-from cryptotrace_dagster.pipeline.checks import Finding
+from cryptotrace_dagster.pipeline.checks import Finding, Made
 from cryptotrace_dagster.resources.exchange import ExchangeResource
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
 from cryptotrace_dagster.storage import Warehouse
@@ -51,18 +52,24 @@ def _now(question: Callable[..., Finding]) -> Callable[[Warehouse], Finding]:
 
 
 @dg.asset_check(asset="ohlc_bars", description=checks.bars_equal_the_exchanges_klines.__doc__)
-def bars_equal_the_exchanges_klines(warehouse: WarehouseResource, exchange: ExchangeResource) -> dg.AssetCheckResult:
+def bars_equal_the_exchanges_klines(
+    context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource, exchange: ExchangeResource
+) -> dg.AssetCheckResult:
     with exchange.rest() as rest:
-        return _result(checks.bars_equal_the_exchanges_klines(warehouse.open(), rest), _ERROR)
+        return _result(checks.bars_equal_the_exchanges_klines(warehouse.open(), rest, _made(context)), _ERROR)
 
 
 @dg.asset_check(asset="ohlc_bars", description=checks.bars_add_up_to_the_ticks.__doc__)
 def bars_add_up_to_the_ticks(
     context: dg.AssetCheckExecutionContext, warehouse: WarehouseResource
 ) -> dg.AssetCheckResult:
-    day = context.run.tags.get("dagster/partition")
-    made_now = day_window(date.fromisoformat(day)) if day else None
-    return _result(checks.bars_add_up_to_the_ticks(warehouse.open(), made_now), _ERROR)
+    return _result(checks.bars_add_up_to_the_ticks(warehouse.open(), _made(context)), _ERROR)
+
+
+def _made(context: dg.AssetCheckExecutionContext) -> Made | None:
+    """Return the day whose bars this run has made; none where it only asks."""
+    day, began = context.run.tags.get("dagster/partition"), bars_began_at(context.instance, context.run.run_id)
+    return Made(day_window(date.fromisoformat(day)), began) if day and began else None
 
 
 ALL_CHECKS = [

@@ -1,6 +1,6 @@
 """What all assets share: the day partitions, the pool, the retry policy, and how a table describes itself in the UI."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from cryptotrace_dagster.domain.windows import EPOCH, Window, day_window
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.tables import Table
 
-WAREHOUSE_POOL = "warehouse"  # one writing run at a time: one that read older ticks must not overwrite a newer one's
+WAREHOUSE_POOL = "warehouse"  # scheduled runs go one by one; the live run is in no pool (ADR 14)
 FIRST_DAY = "2017-08-17"  # Binance's first trading day for BTCUSDT and ETHUSDT
 DAYS = dg.DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1)  # today included
 OWNERS = ["team:cryptotrace"]
@@ -26,6 +26,12 @@ writing_asset = partial(dg.asset, owners=OWNERS, pool=WAREHOUSE_POOL, retry_poli
 def partition_window(context: dg.AssetExecutionContext) -> Window:
     """Return the UTC day of the run's partition."""
     return day_window(datetime.strptime(context.partition_key, "%Y-%m-%d").date())
+
+
+def bars_began_at(instance: dg.DagsterInstance, run_id: str) -> datetime | None:
+    """Return when a run began to read ticks for its bars, if it did; what was stored later may not be in them."""
+    stats = instance.get_run_step_stats(run_id, ["ohlc_bars"])
+    return None if not stats else EPOCH + timedelta(seconds=stats[0].start_time or 0.0)
 
 
 def table_metadata(table: Table) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from cryptotrace_dagster.assets.market import ohlc_bars
 from cryptotrace_dagster.notify.plots import as_markdown_image, calibration_plot
 from cryptotrace_dagster.pipeline.detection import Detection
 from cryptotrace_dagster.pipeline.detector_report import report_on_detectors
-from cryptotrace_dagster.pipeline.dirty import market_watermark
+from cryptotrace_dagster.pipeline.dirty import market_watermark, until_newest_trade
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.pipeline.score_chart import strangest_of
 from cryptotrace_dagster.resources.rules import AlertRules
@@ -37,7 +37,8 @@ from cryptotrace_dagster.tables import ANOMALY_SCORES, DETECTOR_MODELS, FEATURES
     description=FEATURES.description,
 )
 def features(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> dg.MaterializeResult[None]:
-    report = Detection(warehouse.open()).refresh_features(partition_window(context))
+    store = warehouse.open()
+    report = Detection(store).refresh_features(until_newest_trade(store, partition_window(context)))
     return dg.MaterializeResult(metadata=report_metadata(report))
 
 

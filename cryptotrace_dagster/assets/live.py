@@ -9,7 +9,8 @@ from collections import defaultdict
 
 import dagster as dg
 
-from cryptotrace_dagster.assets.common import LIVE_JOB, WAREHOUSE_POOL, report_metadata
+from cryptotrace_dagster.assets.common import report_metadata
+from cryptotrace_dagster.assets.handover import LiveRun, Phase
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline.dirty import cut_by_day
 from cryptotrace_dagster.pipeline.live import MarketFollower
@@ -20,13 +21,15 @@ from cryptotrace_dagster.resources.rules import AlertRules
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
 
 PARTITIONED = {"ohlc_bars", "features", "anomaly_scores", "alerts"}
-WAITING_STATUSES = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
+LOOKS_FOR_SUCCESSOR_EVERY = 5.0  # seconds; nearly always nobody is there, unless asked for
+PREDECESSOR_LEAVES_WITHIN = 60.0  # seconds; its micro-batch of a backlog takes a few
 
 
 class FollowConfig(dg.Config):
     """How long one live run lasts."""
 
-    follow_seconds: float = 840.0  # a little less than the schedule's quarter of an hour
+    follow_seconds: float = 840.0  # then it asks to be relieved: a run's log and memory are bounded
+    relief_seconds: float = 60.0  # so long it waits for the next run, and follows on; a run starts in some ten seconds
     at_least_seconds: float = 62.0  # so that a thin market costs one run a minute at most
     quiet_seconds: float = 10.0  # a topic quiet for so long ends the run
     step_seconds: float = 0.5  # how long a micro-batch waits for its first trade
@@ -36,7 +39,6 @@ class FollowConfig(dg.Config):
 
 
 @dg.op(
-    pool=WAREHOUSE_POOL,
     description=__doc__,
     retry_policy=dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
 )
@@ -48,35 +50,55 @@ def follow_market(
     discord: Discord,
     alert_rules: AlertRules,
 ) -> None:
-    """Follow the stream until it is quiet, another run waits for its turn, or the time is over."""
+    """Follow the stream until it is quiet, or until the next run has come to relieve this one."""
+    run = LiveRun(context.instance, context.run_id)
     ledger = Ledger()
-    began = asked = time.monotonic()
-    report_at = began + config.first_report_seconds
     with kafka.ticks() as stream:
-        follower = MarketFollower(
-            warehouse.open(), stream, alert_rules.source(), discord.messenger(), config.pace_seconds
-        )
+        store, rules, messenger = warehouse.open(), alert_rules.source(), discord.messenger()
+        run.wait_for_its_turn(PREDECESSOR_LEAVES_WITHIN)
+        follower = MarketFollower(store, stream, rules, messenger, config.pace_seconds)
         ledger.add(follower.start())
-        while time.monotonic() - began < config.follow_seconds:
+        shift = Shift(run, config)
+        while not shift.is_over(follower.idle_seconds):
             ledger.add(follower.step(config.step_seconds))
-            now = time.monotonic()
-            if now >= report_at:
+            if shift.has_to_report():
                 ledger.write(context)
-                report_at = now + config.report_seconds
-            if now - began >= config.at_least_seconds and follower.idle_seconds >= config.quiet_seconds:
-                break
-            if now - asked >= 5.0:
-                asked = now
-                if another_run_waits(context.instance, context.run_id):
-                    break
         follower.finish()
+    run.say(Phase.GONE)
     ledger.write(context)
 
 
-def another_run_waits(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Return whether any other run than this one, and than a next live run, is queued or starting."""
-    waiting = instance.get_runs(dg.RunsFilter(statuses=WAITING_STATUSES), limit=5)
-    return any(run.run_id != run_id and run.job_name != LIVE_JOB for run in waiting)
+class Shift:
+    """The time for which one run follows the stream."""
+
+    def __init__(self, run: LiveRun, config: FollowConfig) -> None:
+        self._run = run
+        self._config = config
+        self._began = self._looked = time.monotonic()
+        self._report_at = self._began + config.first_report_seconds
+        self._is_leaving = False
+
+    def is_over(self, idle_seconds: float) -> bool:
+        """Return whether the run is to end, and ask to be relieved when it is time to."""
+        now = time.monotonic()
+        elapsed = now - self._began
+        if elapsed >= self._config.at_least_seconds and idle_seconds >= self._config.quiet_seconds:
+            return True
+        if elapsed >= self._config.follow_seconds and not self._is_leaving:
+            self._is_leaving = True
+            self._run.say(Phase.LEAVING)
+        if not self._is_leaving and now - self._looked < LOOKS_FOR_SUCCESSOR_EVERY:
+            return False
+        self._looked = now
+        return self._run.is_relieved() or elapsed >= self._config.follow_seconds + self._config.relief_seconds
+
+    def has_to_report(self) -> bool:
+        """Return whether the assets' histories are to be written now."""
+        now = time.monotonic()
+        if now < self._report_at:
+            return False
+        self._report_at = now + self._config.report_seconds
+        return True
 
 
 class Ledger:

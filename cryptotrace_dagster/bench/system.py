@@ -41,7 +41,6 @@ LOAD_TRADES_PER_SECOND = 1_000
 _IDLE_TRADES_PER_SECOND = 0.01
 _EVENT_SECONDS = 5.0
 _SETTLE_SECONDS = 20.0
-_QUARTER_JOB_SECONDS = 90.0
 _EVENT = {"accumulation_seconds": 3.0, "rise_seconds": 10.0, "fade_seconds": 20.0, "gain": 0.15, "intensity": 8.0}
 
 
@@ -95,7 +94,6 @@ def measure_fast_path(sizes: Sizes) -> Iterator[Row]:
     ):
         outside, system = market
         wait_for_the_present(system)
-        _keep_clear_of_the_quarter(sizes.events * _EVENT_SECONDS + _SETTLE_SECONDS)
         began, size_before = time.monotonic(), _common_bytes(system)
         started_at = utc_now()
         _let_events_happen(outside, sizes.events)
@@ -107,17 +105,6 @@ def measure_fast_path(sizes: Sizes) -> Iterator[Row]:
         check_trades(system, outside)
     yield _month_row(a_minute, live_run, asset_job)
     yield from _latency_rows(latencies, floor_seconds, sizes)  # last: with too few alerts, only these have no figure
-
-
-def _keep_clear_of_the_quarter(seconds: float) -> None:
-    """Wait until so many seconds fit before the next quarter of an hour.
-
-    While the quarter-hourly job works, for some 20 s of 900, no live run follows the stream. Of a short run that is more
-    than the share that a 95th percentile leaves out, of a day it is less.
-    """
-    left = 900 - time.time() % 900
-    if left < seconds:
-        time.sleep(left + _QUARTER_JOB_SECONDS)
 
 
 def _let_events_happen(outside: Outside, count: int) -> None:
@@ -172,7 +159,7 @@ def _latency_rows(alerts: pl.DataFrame, floor_seconds: float, sizes: Sizes) -> l
     cuts = statistics.quantiles(alerts["seconds"].to_list(), n=20)
     decided = statistics.quantiles(alerts["decided"].to_list(), n=20)
     name = "Dagster: from a sensor's request to the end of a run of one empty asset, p50"
-    load = f"{LOAD_TRADES_PER_SECOND:,} trades/s over {LOAD_SYMBOLS} symbols, clear of the quarter-hourly job"
+    load = f"{LOAD_TRADES_PER_SECOND:,} trades/s over {LOAD_SYMBOLS} symbols"
     details: dict[str, float | int | str] = {
         "alerts": alerts.height,
         "decided_p50_s": round(decided[9], 3),

@@ -12,12 +12,12 @@ import polars as pl
 
 from cryptotrace_dagster.binance.rest import BinanceRest, ExchangeError
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
-from cryptotrace_dagster.domain.windows import Window, day_window, floor
+from cryptotrace_dagster.domain.windows import EPOCH, Window, day_window, floor
 from cryptotrace_dagster.pipeline.delivery import stopped_routes
-from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, dirty_days, market_watermark
+from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, first_stale, market_watermark
 from cryptotrace_dagster.pipeline.history import refetch_window
 from cryptotrace_dagster.pipeline.klines import compare_with_klines
-from cryptotrace_dagster.storage import Warehouse
+from cryptotrace_dagster.storage import Transaction, Warehouse
 from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
     ALERTS,
@@ -34,6 +34,7 @@ DELIVERY_GRACE = timedelta(seconds=60)
 KLINE_GRACE = timedelta(seconds=10)  # a minute is compared when nothing of it can still be under way
 FRESH_WITHIN = timedelta(minutes=5)
 _SHOWN = 5
+_SHORTEST_COMPARED = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -107,37 +108,60 @@ def bars_are_consistent(warehouse: Warehouse) -> Finding:
     return _finding(broken, "bars contradict themselves", "Every bar is consistent.")
 
 
-def bars_add_up_to_the_ticks(warehouse: Warehouse, made_now: Window | None = None) -> Finding:
+@dataclass(frozen=True)
+class Made:
+    """The day whose bars the asking run has made, and when it began to: what was recorded later may still be stale."""
+
+    day: Window
+    began: datetime
+
+
+def bars_add_up_to_the_ticks(warehouse: Warehouse, made: Made | None = None) -> Finding:
     """Volume, quote volume and trade counts of each interval add up to those of the ticks.
 
-    Days whose ticks still await their bars are left out, except the one that this run has just made.
+    Each day is compared up to its first tick that still awaits its bars.
     """
     window = recent_window(warehouse)
     if window is None:
         return _no_trades_yet()
-    stale = {day.start for day in dirty_days(warehouse)} - ({made_now.start} if made_now else set())
-    recent = [window.start, window.start + timedelta(days=1)]
-    days = {*recent, *([made_now.start] if made_now else [])} - stale
-    differing = [_sums_that_differ(warehouse, day_window(day.date())) for day in sorted(days)]
+    days = {window.start, window.start + timedelta(days=1), *([made.day.start] if made else [])}
+    with warehouse.reading() as connection:
+        connection.begin()  # a live run goes on storing: what is stale and what is stored must be of one moment
+        snapshot = Transaction(connection)
+        stretches = [_settled(snapshot, day_window(start.date()), made) for start in sorted(days)]
+        differing = [_sums_that_differ(snapshot, each) for each in stretches if each.end > each.start]
     if not differing:
         return Finding(True, "Every recent day has ticks that await their bars; there is nothing to compare yet.")
     return _finding(pl.concat(differing), "sums of bars differ from the ticks", "Bars add up to the ticks.")
 
 
-def _sums_that_differ(warehouse: Warehouse, day: Window) -> pl.DataFrame:
-    """Return symbol and interval of those bars of a day whose sums are not those of the ticks."""
-    return warehouse.read(
+def _settled(snapshot: Transaction, day: Window, made: Made | None) -> Window:
+    """Return the whole minutes of a day before its first tick that awaits its bars."""
+    recorded_after = made.began if made is not None and made.day == day else EPOCH
+    return Window(day.start, floor(first_stale(snapshot, day, recorded_after), _SHORTEST_COMPARED))
+
+
+def _sums_that_differ(snapshot: Transaction, stretch: Window) -> pl.DataFrame:
+    """Return symbol and interval of those whole bars of a stretch (from midnight on) whose sums are not the ticks'."""
+    whole = {name: floor(stretch.end, max(length, _SHORTEST_COMPARED)) for name, length in BAR_INTERVALS.items()}
+    return snapshot.query(
         f"""
-        WITH ticks AS (
-            SELECT symbol, sum(quantity) AS volume, sum(price * quantity) AS quote_volume,
+        WITH compared AS (
+            SELECT unnest($intervals) AS bar_interval, unnest($untils)::TIMESTAMP AS until
+        ), minutes AS (
+            SELECT symbol, time_bucket(INTERVAL '1 minute', trade_time) AS minute,
+                   sum(quantity) AS volume, sum(price * quantity) AS quote_volume,
                    sum(last_trade_id - first_trade_id + 1) AS trades, count(*) AS tick_count
-            FROM {RAW_TICKS.name} WHERE trade_time >= $start AND trade_time < $end GROUP BY symbol
+            FROM {RAW_TICKS.name} WHERE trade_time >= $start AND trade_time < $end GROUP BY ALL
+        ), expected AS (
+            SELECT symbol, bar_interval, sum(volume) AS volume, sum(quote_volume) AS quote_volume,
+                   sum(trades) AS trades, sum(tick_count) AS tick_count
+            FROM minutes JOIN compared ON minute < until GROUP BY ALL
         ), bars AS (
             SELECT symbol, bar_interval, sum(volume) AS volume, sum(quote_volume) AS quote_volume,
                    sum(trade_count) AS trades, sum(tick_count) AS tick_count
-            FROM {OHLC_BARS.name} WHERE bar_start >= $start AND bar_start < $end GROUP BY symbol, bar_interval
-        ), expected AS (
-            SELECT ticks.*, unnest($intervals) AS bar_interval FROM ticks
+            FROM {OHLC_BARS.name} JOIN compared USING (bar_interval)
+            WHERE bar_start >= $start AND bar_start < until GROUP BY ALL
         )
         SELECT expected.symbol, expected.bar_interval FROM expected LEFT JOIN bars USING (symbol, bar_interval)
         WHERE bars.volume IS DISTINCT FROM expected.volume
@@ -145,20 +169,28 @@ def _sums_that_differ(warehouse: Warehouse, day: Window) -> pl.DataFrame:
            OR bars.trades IS DISTINCT FROM expected.trades
            OR bars.tick_count IS DISTINCT FROM expected.tick_count
         """,
-        {"start": day.start, "end": day.end, "intervals": list(BAR_INTERVALS)},
+        {"start": stretch.start, "end": stretch.end, "intervals": list(whole), "untils": list(whole.values())},
     )
 
 
-def bars_equal_the_exchanges_klines(warehouse: Warehouse, rest: BinanceRest) -> Finding:
+def bars_equal_the_exchanges_klines(warehouse: Warehouse, rest: BinanceRest, made: Made | None = None) -> Finding:
     """The closed minutes of the last two UTC days equal the exchange's own klines to the last digit.
 
-    Minutes that differ are named, and their trades are fetched again at once; the next run shows whether that helped.
+    They are compared up to the first tick that still awaits its bars. Minutes that differ are named, and their trades
+    are fetched again at once; the next run shows whether that helped.
     """
     window = recent_window(warehouse)
     watermark = market_watermark(warehouse)
     if window is None or watermark is None:
         return _no_trades_yet()
-    closed = Window(window.start, max(window.start, floor(watermark - KLINE_GRACE, timedelta(minutes=1))))
+    with warehouse.reading() as connection:
+        yesterday, today = (
+            _settled(Transaction(connection), day_window(start.date()), made)
+            for start in (window.start, window.start + timedelta(days=1))
+        )
+    settled = today.end if yesterday.end == today.start else yesterday.end
+    until = min(settled, floor(watermark - KLINE_GRACE, timedelta(minutes=1)))
+    closed = Window(window.start, max(window.start, until))
     symbols = warehouse.read(f"SELECT DISTINCT symbol FROM {TRADE_ID_RANGES.name} ORDER BY symbol")["symbol"].to_list()
     try:
         comparison = compare_with_klines(warehouse, rest, closed, symbols)

@@ -127,15 +127,22 @@ def deliver_alerts(
     """Send what is still to be sent, for about so many seconds, and return what came of it.
 
     On each route alerts leave in the order in which they rang; what fails holds back the rest of its route until it may
-    be tried again. Nothing but the warehouse remembers anything, so any process may go on where another was killed.
+    be tried again. Nothing but the warehouse remembers anything, so any process may go on where another was killed;
+    while another one is sending, nothing is done here: what it sends right now would look like a killed one's work.
     """
     clock = _Clock(now, seconds)
     outbox = _Outbox(warehouse, messenger, book or RuleBook(), clock)
+    with warehouse.claimed("delivery") as is_ours:
+        if is_ours:
+            _send_what_is_due(outbox, seconds)
+    return outbox.report
+
+
+def _send_what_is_due(outbox: "_Outbox", seconds: float) -> None:
     due = outbox.due()
-    clock.starts_sending(seconds)  # to find out what is due may take as long as all of the time for sending
+    outbox.clock.starts_sending(seconds)  # to find out what is due may take as long as all of the time for sending
     for route, parcels in due.items():
         _send_route(outbox, route, parcels)
-    return outbox.report
 
 
 def stopped_routes(warehouse: Warehouse) -> dict[str, str]:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from cryptotrace_dagster.domain.windows import Window, day_window, floor, merged, utc_now
+from cryptotrace_dagster.domain.windows import EPOCH, Window, day_window, floor, merged, utc_now
 from cryptotrace_dagster.storage import Transaction, Warehouse
 from cryptotrace_dagster.tables import DIRTY_WINDOWS, TRADE_ID_RANGES
 
@@ -32,6 +32,16 @@ def pending_dirty(warehouse: Warehouse) -> list[Window]:
     """Return the stale windows, merged, in order."""
     rows = warehouse.read(f"SELECT DISTINCT window_start, window_end FROM {DIRTY_WINDOWS.name}")
     return merged(Window(start, end) for start, end in rows.iter_rows())
+
+
+def first_stale(transaction: Transaction, day: Window, recorded_after: datetime = EPOCH) -> datetime:
+    """Return where the first stale window of a day begins, of those recorded later than an instant; else its end."""
+    first: datetime | None = transaction.query(
+        f"SELECT min(window_start) FROM {DIRTY_WINDOWS.name} WHERE window_start >= ? AND window_start < ? "
+        "AND recorded_at > ?",
+        [day.start, day.end, recorded_after],
+    ).item()
+    return first or day.end
 
 
 @dataclass(frozen=True)
@@ -87,3 +97,10 @@ def market_watermark(warehouse: Warehouse) -> datetime | None:
     """Return the largest trade time stored, less the allowed lateness; None before the first trade."""
     latest = warehouse.read(f"SELECT max(last_trade_time) AS latest FROM {TRADE_ID_RANGES.name}").item()
     return None if latest is None else latest - ALLOWED_LATENESS
+
+
+def until_newest_trade(warehouse: Warehouse, day: Window) -> Window:
+    """Return the part of a day that the market has seen; of a minute that is not over yet, no feature may be made."""
+    watermark = market_watermark(warehouse)
+    newest = day.start if watermark is None else watermark + ALLOWED_LATENESS + timedelta(microseconds=1)
+    return Window(day.start, min(day.end, max(day.start, newest)))

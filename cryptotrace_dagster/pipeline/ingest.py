@@ -6,6 +6,7 @@ another cluster or a dump never doubles a trade.
 Stays out: how Kafka is read (stream.py) and what follows from the ticks (the other stages).
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -29,6 +30,7 @@ from cryptotrace_dagster.tables import (
 
 DIRTY_STEP = timedelta(minutes=1)
 BATCH_MESSAGES = 200_000  # about 35 MB of JSON; bounds the memory of a backlog of any length
+_LOOKS_AGAIN_AFTER = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +69,7 @@ def store_batch(warehouse: Warehouse, batch: TickBatch, now: datetime, remade: S
         clear_dirty(transaction, remade)
         report = _store(transaction, batch.ticks, now)
         transaction.append(INGESTED_OFFSETS, _offset_rows(batch.identity, batch.next_offsets, now))
-        transaction.append(DEAD_LETTERS, batch.dead_letters)
+        transaction.merge(DEAD_LETTERS, batch.dead_letters)  # who else reads the topic may have set them aside, too
     if batch.dead_letters.height:
         log.warning("ingest.dead_letters", count=batch.dead_letters.height, reason=batch.dead_letters["reason"][0])
     return StoreReport(report.stored, report.repeated, batch.dead_letters.height, report.windows)
@@ -84,7 +86,34 @@ def ingest_available(
 
 def plan_from(warehouse: Warehouse, stream: TickStream) -> OffsetPlan:
     """Return what is still to be read: from the stored offsets of this very topic to its present end."""
+    stored = _stored_offsets(warehouse, stream.identity())
+    low_watermarks, high_watermarks = stream.watermarks()
+    plan = plan_offsets(stored, low_watermarks, high_watermarks)
+    if plan.evicted or plan.restarted:
+        log.warning("ingest.log_changed", evicted=dict(plan.evicted), restarted=list(plan.restarted))
+    return plan
+
+
+def has_been_ingested(warehouse: Warehouse, stream: TickStream, patience_seconds: float) -> bool:
+    """Wait while somebody else ingests what the topic holds now; return false when nothing comes for so long."""
     identity = stream.identity()
+    low_watermarks, high_watermarks = stream.watermarks()
+    fewest: int | None = None
+    deadline = 0.0
+    while True:
+        stored = _stored_offsets(warehouse, identity)
+        left = sum(max(0, high - stored.get(each, low_watermarks[each])) for each, high in high_watermarks.items())
+        if left == 0:
+            return True
+        if fewest is None or left < fewest:
+            fewest, deadline = left, time.monotonic() + patience_seconds
+        elif time.monotonic() > deadline:
+            return False
+        time.sleep(_LOOKS_AGAIN_AFTER)
+
+
+def _stored_offsets(warehouse: Warehouse, identity: TopicIdentity) -> dict[int, int]:
+    """Return the next offset of each topic partition of which something is stored."""
     # The latest row counts, not the largest offset: a log that was made anew under the same ids begins again at 0.
     rows = warehouse.read(
         f"SELECT DISTINCT ON (topic_partition) topic_partition, next_offset FROM {INGESTED_OFFSETS.name} "
@@ -92,11 +121,7 @@ def plan_from(warehouse: Warehouse, stream: TickStream) -> OffsetPlan:
         "ORDER BY topic_partition, recorded_at DESC, next_offset DESC",
         [identity.cluster_id, identity.topic, identity.topic_id],
     )
-    low_watermarks, high_watermarks = stream.watermarks()
-    plan = plan_offsets(dict(rows.iter_rows()), low_watermarks, high_watermarks)
-    if plan.evicted or plan.restarted:
-        log.warning("ingest.log_changed", evicted=dict(plan.evicted), restarted=list(plan.restarted))
-    return plan
+    return dict(rows.iter_rows())
 
 
 def dirty_windows(ticks: pl.DataFrame) -> list[Window]:

@@ -1,6 +1,6 @@
-"""The Kafka sensor: when the topic is ahead of the warehouse and no live run is under way, it asks for one.
+"""The Kafka sensor: when the topic is ahead of the warehouse and nobody follows it, it asks for a live run.
 
-While the scheduled job has its turn the next live run already waits in the queue, so that alerts wait for nothing else.
+It also asks for the next one when the present one wants to be relieved, so that alerts never wait for a run to start.
 It keeps no cursor and no run key: the offsets in the warehouse are the truth, and a key would never fire again after a
 failed run.
 """
@@ -8,18 +8,11 @@ failed run.
 import dagster as dg
 
 from cryptotrace_dagster.assets.common import LIVE_JOB
+from cryptotrace_dagster.assets.handover import is_followed, wants_a_live_run
 from cryptotrace_dagster.pipeline.ingest import plan_from
 from cryptotrace_dagster.resources.kafka import KafkaResource
 from cryptotrace_dagster.resources.warehouse import WarehouseResource
 from cryptotrace_dagster.stream import StreamError
-
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dg.sensor(
@@ -31,8 +24,10 @@ UNFINISHED = [
 def ticks_arrived(
     context: dg.SensorEvaluationContext, warehouse: WarehouseResource, kafka: KafkaResource
 ) -> dg.RunRequest | dg.SkipReason:
-    if context.instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=UNFINISHED), limit=1):
-        return dg.SkipReason("A live run is still under way, or waits for its turn.")
+    if not wants_a_live_run(context.instance):
+        return dg.SkipReason("A live run follows the stream, or is about to.")
+    if is_followed(context.instance):
+        return dg.RunRequest()
     store = warehouse.open()
     try:
         with kafka.ticks() as stream:

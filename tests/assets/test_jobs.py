@@ -1,6 +1,8 @@
 """The jobs as Dagster runs them: on an ephemeral instance, a real DuckDB file and librdkafka's in-process broker."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,12 +10,14 @@ import dagster as dg
 import pytest
 from confluent_kafka import Producer
 
+from cryptotrace_dagster.assets import market
+from cryptotrace_dagster.assets.handover import PHASE_TAG, Phase, is_followed, wants_a_live_run
 from cryptotrace_dagster.assets.housekeeping import delete_runs_before
 from cryptotrace_dagster.assets.live import FollowConfig
 from cryptotrace_dagster.definitions import build_definitions
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline.dirty import pending_dirty
-from cryptotrace_dagster.pipeline.ingest import store_ticks
+from cryptotrace_dagster.pipeline.ingest import ingest_available, store_ticks
 from cryptotrace_dagster.resources.exchange import ExchangeResource
 from cryptotrace_dagster.resources.kafka import KafkaResource
 from cryptotrace_dagster.resources.rules import AlertRules
@@ -146,21 +150,105 @@ def test_the_sensor_asks_for_a_live_run_only_while_kafka_is_ahead(
     assert isinstance(evaluate(), dg.SkipReason)
 
 
-@pytest.mark.parametrize(("job", "is_asked_for"), [("live_job", False), ("market_job", True)])
-def test_one_live_run_is_under_way_or_queues_behind_the_scheduled_job(
+@pytest.mark.parametrize(
+    ("job", "status", "phase", "is_asked_for"),
+    [
+        ("market_job", dg.DagsterRunStatus.STARTED, None, True),
+        ("live_job", dg.DagsterRunStatus.NOT_STARTED, None, False),
+        ("live_job", dg.DagsterRunStatus.STARTED, Phase.FOLLOWING, False),
+        ("live_job", dg.DagsterRunStatus.STARTED, Phase.LEAVING, True),
+        ("live_job", dg.DagsterRunStatus.STARTED, Phase.GONE, True),
+        ("live_job", dg.DagsterRunStatus.SUCCESS, Phase.LEAVING, True),
+    ],
+)
+def test_a_live_run_is_asked_for_when_nobody_follows_or_he_who_does_wants_to_be_relieved(
     definitions: dg.Definitions,
     producer: Producer,
     warehouse: Warehouse,
     kafka: KafkaResource,
     job: str,
+    status: dg.DagsterRunStatus,
+    phase: Phase | None,
     is_asked_for: bool,
 ) -> None:
     _publish(producer, 5)
     instance = dg.DagsterInstance.ephemeral()
-    instance.create_run_for_job(definitions.resolve_job_def(job), status=dg.DagsterRunStatus.STARTED)
+    tags = {} if phase is None else {PHASE_TAG: phase.value}
+    instance.create_run_for_job(definitions.resolve_job_def(job), status=status, tags=tags)
     resources = {"warehouse": WarehouseResource(url=warehouse.url), "kafka": kafka}
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
         assert isinstance(ticks_arrived(context), dg.RunRequest) is is_asked_for
+
+
+def test_one_live_run_relieves_the_other_and_no_trade_is_stored_twice(
+    definitions: dg.Definitions, producer: Producer, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    job = definitions.resolve_job_def("live_job")
+    config = FollowConfig(follow_seconds=1, relief_seconds=60, at_least_seconds=60, first_report_seconds=999)
+    with _instance_in(home) as instance, ThreadPoolExecutor() as runs:
+
+        def follow(config: FollowConfig) -> dg.ExecuteInProcessResult:
+            run_config = dg.RunConfig(ops={"follow_market": config})
+            return job.execute_in_process(instance=instance, run_config=run_config)
+
+        _publish(producer, 40)
+        first = runs.submit(follow, config)
+        _wait_until(lambda: _phases(instance) == [Phase.LEAVING])
+        assert wants_a_live_run(instance) and is_followed(instance)
+        second = runs.submit(follow, config.model_copy(update={"at_least_seconds": 3.0, "quiet_seconds": 2.0}))
+        assert first.result(60).success
+        _publish(producer, 90)  # the first forty once more
+        assert second.result(60).success
+        assert _phases(instance) == [Phase.GONE, Phase.GONE]
+    assert _count(warehouse, "raw_ticks") == 90
+    assert _count(warehouse, "alerts") == 1
+
+
+def _phases(instance: dg.DagsterInstance) -> list[str | None]:
+    return [run.tags.get(PHASE_TAG) for run in instance.get_runs(dg.RunsFilter(job_name="live_job"))]
+
+
+def _wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("is_alive", [True, False], ids=["alive", "hung"])
+def test_ticks_made_by_hand_are_left_to_the_live_run_while_it_gets_on(
+    definitions: dg.Definitions,
+    producer: Producer,
+    warehouse: Warehouse,
+    kafka: KafkaResource,
+    monkeypatch: pytest.MonkeyPatch,
+    is_alive: bool,
+) -> None:
+    monkeypatch.setattr(market, "LIVE_RUN_PATIENCE_SECONDS", 1.0)
+    _publish(producer, 90)
+    instance = dg.DagsterInstance.ephemeral()
+    instance.create_run_for_job(
+        definitions.resolve_job_def("live_job"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={PHASE_TAG: Phase.FOLLOWING.value},
+    )
+    with ThreadPoolExecutor() as others:
+        if is_alive:
+            others.submit(_ingest, warehouse, kafka)
+        result = definitions.resolve_job_def("market_job").execute_in_process(
+            partition_key=DAY, instance=instance, asset_selection=[dg.AssetKey("raw_ticks")]
+        )
+    (ticks_made,) = result.asset_materializations_for_node("raw_ticks")
+    assert ticks_made.metadata["dagster/partition_row_count"].value == (0 if is_alive else 90)
+    assert _count(warehouse, "raw_ticks") == 90
+
+
+def _ingest(warehouse: Warehouse, kafka: KafkaResource) -> None:
+    time.sleep(0.5)  # when the other one is already waiting
+    with kafka.ticks() as stream:
+        assert sum(report.stored for report in ingest_available(warehouse, stream)) == 90
 
 
 def test_stale_days_of_the_past_get_runs_from_the_schedule(warehouse: Warehouse) -> None:

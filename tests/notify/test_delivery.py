@@ -54,6 +54,15 @@ def test_alerts_are_delivered_once_in_the_order_in_which_they_rang(
     assert outcomes(warehouse) == [("1", 1, "delivered"), ("2", 1, "delivered")]
 
 
+def test_while_somebody_else_is_sending_nothing_is_sent(warehouse: Warehouse, receiver: DiscordReceiver) -> None:
+    """What the other one sends right now would look like the work of one that was killed, and be repeated."""
+    put(warehouse, alert(1))
+    other = Warehouse(warehouse.url, data_path=warehouse.address.data_path)
+    with other.claimed("delivery"):
+        assert deliver_alerts(warehouse, messenger(receiver.webhook_url), SOON).messages == 0
+    assert deliver_alerts(warehouse, messenger(receiver.webhook_url), SOON).delivered == 1
+
+
 def test_a_backlog_shares_messages_and_keeps_the_order(warehouse: Warehouse, receiver: DiscordReceiver) -> None:
     long = {"title": "BTCUSDT " + "x" * 300, "message": "y" * 5000, "rule": "z" * 60}
     put(warehouse, *(alert(number, **long) for number in range(1, 26)))

@@ -2,8 +2,10 @@
 
 import itertools
 import random
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,19 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from cryptotrace_dagster.domain.bars import bars_of
+from cryptotrace_dagster.domain.windows import day_window, utc_now
 from cryptotrace_dagster.notify.messenger import Messenger
 from cryptotrace_dagster.pipeline import live
+from cryptotrace_dagster.pipeline.alerts import refresh_alerts
+from cryptotrace_dagster.pipeline.bars import refresh_bars
 from cryptotrace_dagster.pipeline.detection import Detection
-from cryptotrace_dagster.pipeline.dirty import pending_dirty
+from cryptotrace_dagster.pipeline.dirty import market_watermark, pending_dirty, until_newest_trade
 from cryptotrace_dagster.pipeline.live import MarketFollower
 from cryptotrace_dagster.pipeline.rule_source import RuleSource
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.stream import TickStream
 from tests.broker import NOON_MS, Topic, trade
+from tests.builders import NOON
 
 RULES = """
 [[rules]]
@@ -82,8 +88,8 @@ class Line:
         self.warehouse.create()
         self._topic = Topic(cluster)
         self._topic.make()
-        self._rules = folder / "alerts.toml"
-        self._rules.write_text(RULES)
+        self.rules_path = folder / "alerts.toml"
+        self.rules_path.write_text(RULES)
         self._sent = 0
 
     def send(self, trades: Sequence[bytes]) -> None:
@@ -94,7 +100,7 @@ class Line:
         """Start a live run, send it chunk after chunk, and end it."""
         with TickStream(self._topic.bootstrap_servers, self._topic.name) as stream:
             follower = MarketFollower(
-                self.warehouse, stream, RuleSource(self._rules), Messenger(lambda _name: None), pace_seconds
+                self.warehouse, stream, RuleSource(self.rules_path), Messenger(lambda _name: None), pace_seconds
             )
             follower.start()
             for chunk in chunks or [()]:
@@ -197,6 +203,49 @@ def killing(stage: Stage, *, call: int, is_done: bool) -> Callable[..., Any]:
         raise Killed
 
     return killed
+
+
+def test_the_stages_of_a_day_made_beside_the_live_run_do_not_show(
+    undisturbed: dict[str, pl.DataFrame], tmp_path: Path, cluster: str
+) -> None:
+    """No pool keeps them apart: each stage reads and writes while it alone has the warehouse."""
+    trades, line = market(), Line(tmp_path / "line", cluster)
+    with making_the_day(line) as days_made:
+        line.follow(*(trades[start : start + 50] for start in range(0, 600, 50)))
+    assert days_made() >= 2
+    line.follow()
+    assert_undisturbed(line, undisturbed)
+
+
+@contextmanager
+def making_the_day(line: Line) -> Iterator[Callable[[], int]]:
+    """Make all stages of the day, as the scheduled job does, again and again while the block lasts."""
+    stop, day, made, failures = threading.Event(), day_window(NOON.date()), itertools.count(), []
+
+    def make() -> None:
+        store = Warehouse(line.warehouse.url)
+        book = RuleSource(line.rules_path).current()
+        try:
+            while not stop.is_set():
+                watermark = market_watermark(store)
+                if watermark is None:
+                    continue
+                refresh_bars(store, day)
+                Detection(store).refresh_features(until_newest_trade(store, day))
+                Detection(store).refresh_scores(day, watermark)
+                refresh_alerts(store, book, day, watermark, utc_now())
+                next(made)
+        except Exception as error:  # the test is to fail, not the thread
+            failures.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    try:
+        yield lambda: next(made)
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures
 
 
 def test_late_and_disordered_trades_land_where_they_belong(

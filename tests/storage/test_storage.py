@@ -205,6 +205,18 @@ def test_two_threads_write_one_after_the_other(store: Warehouse) -> None:
     assert found["trade_id"].to_list() == [1, 2, 3, 4, 5, 6]
 
 
+def test_work_that_is_claimed_is_nobody_elses_until_it_is_done(store: Warehouse) -> None:
+    other = Warehouse(store.url, data_path=store.address.data_path)
+    with store.claimed("delivery") as is_ours:
+        assert is_ours
+        with other.claimed("delivery") as is_theirs:
+            assert not is_theirs
+        with other.transaction() as transaction:  # the store itself is open to everybody
+            transaction.append(RAW_TICKS, ticks({}))
+    with other.claimed("delivery") as is_theirs:
+        assert is_theirs
+
+
 def test_a_writer_is_waited_for_only_so_long(store: Warehouse) -> None:
     impatient = Warehouse(store.url, data_path=store.address.data_path, lock_wait_seconds=0.3)
     with store.transaction(), pytest.raises(WarehouseBusyError, match=r"0\.3 s"), impatient.transaction():
