@@ -145,10 +145,11 @@ class Detection:
         details: dict[str, int | float | str] = {}
         rows = 0
         with self._warehouse.transaction() as transaction:
-            for each in self._learned:
-                fitted = LEARNERS[each.name].fit(transaction, valid_from)
+            fits = [LEARNERS[each.name].learn(transaction, valid_from) for each in self._learned]
+        for fitted in [fit() for fit in fits]:
+            with self._warehouse.transaction() as transaction:
                 rows += transaction.merge(DETECTOR_MODELS, fitted.rows)
-                details |= fitted.details
+            details |= fitted.details
         return StageReport(DETECTOR_MODELS.name, Window(valid_from - MODEL_MEMORY, valid_from), rows, details)
 
     def _load_models(self, transaction: Transaction) -> None:

@@ -38,22 +38,29 @@ class Fitted:
     details: dict[str, int | float | str] = field(default_factory=dict)
 
 
+Fit = Callable[[], Fitted]
+
+
 def has_labels(transaction: Transaction) -> bool:
     """Return whether there is any label that the pump classifier could learn from."""
     found = transaction.query(f"SELECT count(*) FROM {EVENT_LABELS.name} WHERE kind = ? AND is_event", [PUMP])
     return bool(found.item())
 
 
-def fit_forest_rows(transaction: Transaction, valid_from: datetime) -> Fitted:
-    """Return a forest of the 1-minute features of the days before a midnight."""
-    from cryptotrace_dagster.domain.detectors import isolation_forest as forest
-
+def forest_of(transaction: Transaction, valid_from: datetime) -> Fit:
+    """Return what fits a forest to the 1-minute features of the days before a midnight."""
     start = valid_from - MODEL_MEMORY
     features = transaction.query(
         f"SELECT * FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
         "ORDER BY bar_start, symbol",
         [SLOW_INTERVAL, start, valid_from],
     )
+    return lambda: _fitted_forest(features, start, valid_from)
+
+
+def _fitted_forest(features: pl.DataFrame, start: datetime, valid_from: datetime) -> Fitted:
+    from cryptotrace_dagster.domain.detectors import isolation_forest as forest
+
     details: dict[str, int | float | str] = {"minutes": features.height, "trained_from": str(start)}
     model = forest.fit_forest(features, valid_from)
     if model is None:
@@ -73,14 +80,18 @@ def fit_forest_rows(transaction: Transaction, valid_from: datetime) -> Fitted:
     return Fitted(pl.DataFrame([row], schema=DETECTOR_MODELS.polars_schema), details)
 
 
-def fit_classifier_rows(transaction: Transaction, valid_from: datetime) -> Fitted:
-    """Return a pump classifier of the labels before a midnight, whose bars are met first where they have not been."""
+def classifier_of(transaction: Transaction, valid_from: datetime) -> Fit:
+    """Return what fits a pump classifier to the labels before a midnight; bars around new ones are kept with them now."""
     if not has_labels(transaction):
-        return Fitted(DETECTOR_MODELS.empty())
-    from cryptotrace_dagster.domain.detectors import pump_classifier as classifier
-
+        return lambda: Fitted(DETECTOR_MODELS.empty())
     _meet_labels(transaction, valid_from)
     examples = _examples(transaction, valid_from)
+    return lambda: _fitted_classifier(examples, valid_from)
+
+
+def _fitted_classifier(examples: list["Example"], valid_from: datetime) -> Fitted:
+    from cryptotrace_dagster.domain.detectors import pump_classifier as classifier
+
     pumps = sum(example.is_pump for example in examples)
     details: dict[str, int | float | str] = {
         "labelled_pumps": pumps,
@@ -188,15 +199,18 @@ def _with_classifiers(stored: pl.DataFrame) -> Detector:
 
 @dataclass(frozen=True)
 class Learner:
-    """How a learned detector is fitted, and made from its stored models."""
+    """How a learned detector is fitted, and made from its stored models.
 
-    fit: Callable[[Transaction, datetime], Fitted]
+    What it learns from is read in a transaction; the fitting takes seconds, in which nobody is to be kept waiting.
+    """
+
+    learn: Callable[[Transaction, datetime], Fit]
     make: Callable[[pl.DataFrame], Detector]
 
 
 LEARNERS = {
-    FOREST: Learner(fit_forest_rows, _with_forests),
-    CLASSIFIER: Learner(fit_classifier_rows, _with_classifiers),
+    FOREST: Learner(forest_of, _with_forests),
+    CLASSIFIER: Learner(classifier_of, _with_classifiers),
 }
 
 
