@@ -12,6 +12,7 @@ import itertools
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,9 @@ _CLAIMS = {"delivery": 0x63727970746E}  # what only one process may do at a time
 _SECRETS = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^\s:/@]+:)[^\s@/]+(?=@)", re.IGNORECASE)
 _MEMORY_LIMIT = "2GB"  # of DuckDB in each process; beyond it queries spill to disk
 _names = itertools.count()
-_LOOKS_AGAIN_AFTER = 0.002  # at a turnstile; a look costs a microsecond
+_LOOKS_AGAIN_AFTER = 0.002  # seconds, at a turnstile; a look costs a microsecond
+_STAYS_OPEN = 0.1  # seconds after the last question
+_OPEN_AT_MOST = 2.0  # seconds, however many questions follow each other
 _Result = TypeVar("_Result")
 
 
@@ -91,19 +94,25 @@ def connected(address: StoreAddress, *, read_only: bool, wait_seconds: float) ->
         StorageError: it cannot be opened, or its catalog went away.
     """
     lend = _connected_lake if address.is_lake else _connected_file
-    with lend(address, read_only, wait_seconds) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        try:
-            yield connection
-        except duckdb.Error as error:
-            explained = _explained(address, error)
-            if explained is error:
-                raise
-            raise explained from None
-        finally:
-            # A connection that is closed inside a transaction aborts the process when the catalog is gone.
-            with contextlib.suppress(duckdb.Error):
-                connection.rollback()
+    with lend(address, read_only, wait_seconds) as connection, _explaining(address, connection):
+        yield connection
+
+
+@contextmanager
+def _explaining(address: StoreAddress, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Let a connection speak UTC, explain its errors, and leave no transaction of it open."""
+    connection.execute("SET TimeZone = 'UTC'")
+    try:
+        yield
+    except duckdb.Error as error:
+        explained = _explained(address, error)
+        if explained is error:
+            raise
+        raise explained from None
+    finally:
+        # A connection that is closed inside a transaction aborts the process when the catalog is gone.
+        with contextlib.suppress(duckdb.Error):
+            connection.rollback()
 
 
 @contextmanager
@@ -143,6 +152,72 @@ def without_secrets(text: str) -> str:
 def quoted(text: str) -> str:
     """Return the text as the inside of an SQL string."""
     return text.replace("'", "''")
+
+
+class SharedOpening:
+    """A DuckDB file, open for reading, that all threads of a process share and that stays open from question to question.
+
+    To open a file takes longer than most answers do. It is closed when nobody has asked for a moment, and as soon as the
+    last asker has gone while a writer waits in the turnstile, which lets no new asker in.
+    """
+
+    def __init__(self, address: StoreAddress, wait_seconds: float) -> None:
+        self._address = address
+        self._wait_seconds = wait_seconds
+        self._door = threading.Lock()  # whoever opens, or waits for a writer, keeps it
+        self._state = threading.Condition()
+        self._opening: contextlib.ExitStack | None = None
+        self._database: duckdb.DuckDBPyConnection | None = None
+        self._askers = 0
+        self._opened_at = self._asked_at = 0.0
+
+    @contextmanager
+    def lent(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Lend a connection of one's own for a moment; the errors are those of `connected`."""
+        cursor = self._entered()
+        try:
+            with _explaining(self._address, cursor):
+                yield cursor
+        finally:
+            cursor.close()
+            with self._state:
+                self._askers -= 1
+                self._asked_at = time.monotonic()
+                self._state.notify_all()
+
+    def _entered(self) -> duckdb.DuckDBPyConnection:
+        with self._door:
+            with self._state:
+                if self._database is not None and self._has_to_close():
+                    self._state.wait_for(lambda: self._database is None, self._wait_seconds)
+                if self._database is not None:
+                    return self._cursor(self._database)
+            opening = contextlib.ExitStack()
+            database = opening.enter_context(_connected_file(self._address, True, self._wait_seconds))
+            with self._state:
+                self._opening, self._database, self._opened_at = opening, database, time.monotonic()
+                threading.Thread(target=self._close_in_time, daemon=True).start()
+                return self._cursor(database)
+
+    def _cursor(self, database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        cursor = database.cursor()
+        self._askers += 1
+        return cursor
+
+    def _close_in_time(self) -> None:
+        with self._state:
+            while self._askers or (time.monotonic() - self._asked_at < _STAYS_OPEN and not self._has_to_close()):
+                self._state.wait(_LOOKS_AGAIN_AFTER)
+            if self._opening is not None:
+                self._opening.close()
+            self._opening = self._database = None
+            self._state.notify_all()
+
+    def _has_to_close(self) -> bool:
+        """Return whether a writer stands in the turnstile, or another file may stand in the place of this one."""
+        with _Turnstile(Path(f"{self._address.url}.turn"), is_made=False) as turnstile:
+            is_free = turnstile.is_passed(deadline=time.monotonic())
+        return not is_free or time.monotonic() - self._opened_at > _OPEN_AT_MOST
 
 
 @contextmanager

@@ -69,6 +69,7 @@ def open_for_reading(settings: Settings, patience_seconds: float = READER_PATIEN
         settings.resolved_warehouse_url,
         data_path=settings.warehouse_data_path or None,
         lock_wait_seconds=patience_seconds,
+        shares_opening=True,
     )
 
 

@@ -18,6 +18,7 @@ import polars as pl
 
 from cryptotrace_dagster import schema
 from cryptotrace_dagster.connections import (
+    SharedOpening,
     StorageError,
     StorageFullError,
     StoreAddress,
@@ -117,10 +118,20 @@ class Transaction:
 class Warehouse:
     """The store behind a URL: a path of a DuckDB file, or `ducklake:postgres:...` with a data path."""
 
-    def __init__(self, url: str, *, data_path: str | None = None, lock_wait_seconds: float = LOCK_WAIT_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        data_path: str | None = None,
+        lock_wait_seconds: float = LOCK_WAIT_SECONDS,
+        shares_opening: bool = False,
+    ) -> None:
+        """Name the store. With `shares_opening`, a file stays open between questions that follow each other closely."""
         self.url = url
         self.address = StoreAddress(url, data_path)
         self._lock_wait_seconds = lock_wait_seconds
+        is_shared = shares_opening and not self.address.is_lake
+        self._opening = SharedOpening(self.address, lock_wait_seconds) if is_shared else None
         self._held: duckdb.DuckDBPyConnection | None = None
 
     def __repr__(self) -> str:
@@ -175,6 +186,10 @@ class Warehouse:
         """Lend a read-only connection for a moment; while it is open, nobody can write. Close it at once."""
         if self._held is not None:
             yield self._held
+            return
+        if self._opening is not None:
+            with self._opening.lent() as connection:
+                yield connection
             return
         with connected(self.address, read_only=True, wait_seconds=self._lock_wait_seconds) as connection:
             yield connection

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -14,7 +16,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from cryptotrace_dagster import schema, storage
+from cryptotrace_dagster import connections, schema, storage
 from cryptotrace_dagster.connections import without_secrets
 from cryptotrace_dagster.domain.windows import Window, utc_now
 from cryptotrace_dagster.schema import FoundSchema, Migration
@@ -254,9 +256,10 @@ def test_this_process_reading_keeps_its_own_writer_waiting_not_failing(warehouse
 READ_WITHOUT_END = """
 import sys, threading, time
 from cryptotrace_dagster.storage import Warehouse
+shared = Warehouse(sys.argv[1], shares_opening=True)
 def read():
     while True:
-        with Warehouse(sys.argv[1]).reading():
+        with shared.reading() if sys.argv[2] == "shared" else Warehouse(sys.argv[1]).reading():
             time.sleep(0.05)
 for _ in range(4):
     threading.Thread(target=read, daemon=True).start()
@@ -267,10 +270,11 @@ sys.stdin.read()
 
 
 @of_a_file
-def test_a_writer_has_its_turn_although_somebody_is_always_reading(warehouse: Warehouse) -> None:
+@pytest.mark.parametrize("opening", ["shared", "each its own"])
+def test_a_writer_has_its_turn_although_somebody_is_always_reading(warehouse: Warehouse, opening: str) -> None:
     """Guards against a lock without turns: four readers who overlap would keep the file taken for good."""
     readers = subprocess.Popen(
-        [sys.executable, "-c", READ_WITHOUT_END, warehouse.url],
+        [sys.executable, "-c", READ_WITHOUT_END, warehouse.url, opening],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -287,6 +291,37 @@ def test_a_writer_has_its_turn_although_somebody_is_always_reading(warehouse: Wa
         readers.kill()
         readers.wait()
     assert warehouse.read(f"SELECT count(*) FROM {RAW_TICKS.name}").item() == 5
+
+
+@of_a_file
+def test_questions_that_follow_each_other_share_one_opening_and_see_what_was_written_between(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openings, connect = [], duckdb.connect
+
+    def opened(*args: object, **kwargs: object) -> duckdb.DuckDBPyConnection:
+        connection = connect(*args, **kwargs)  # type: ignore[arg-type]
+        openings.append(kwargs["read_only"])  # those that came about: the writer tries until the reader has gone
+        return connection
+
+    monkeypatch.setattr(connections, "_STAYS_OPEN", 60.0)
+    monkeypatch.setattr(connections.duckdb, "connect", opened)
+    reader = Warehouse(warehouse.url, shares_opening=True)
+    count = partial(reader.read, f"SELECT count(*) FROM {RAW_TICKS.name}")
+
+    with ThreadPoolExecutor() as threads:
+        assert [each.item() for each in threads.map(lambda _: count(), range(20))] == [0] * 20
+    with warehouse.transaction() as transaction:  # in this process, which has the file open for reading
+        transaction.append(RAW_TICKS, ticks({}))
+    assert count().item() == 1
+    assert openings == [True, False, True]
+
+
+@of_a_file
+def test_an_opening_that_nobody_uses_any_more_is_closed(warehouse: Warehouse) -> None:
+    Warehouse(warehouse.url, shares_opening=True).read("SELECT 1")
+    time.sleep(0.5)
+    duckdb.connect(warehouse.url).close()  # as a shell would: it waits for nobody
 
 
 def test_a_file_that_is_no_warehouse_is_named(tmp_path: Path) -> None:
