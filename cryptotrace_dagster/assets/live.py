@@ -54,9 +54,10 @@ def follow_market(
     run = LiveRun(context.instance, context.run_id)
     ledger = Ledger()
     with kafka.ticks() as stream:
-        store, rules, messenger = warehouse.open(), alert_rules.source(), discord.messenger()
+        follower = MarketFollower(
+            warehouse.open(), stream, alert_rules.source(), discord.messenger(), config.pace_seconds
+        )
         run.wait_for_its_turn(PREDECESSOR_LEAVES_WITHIN)
-        follower = MarketFollower(store, stream, rules, messenger, config.pace_seconds)
         ledger.add(follower.start())
         shift = Shift(run, config)
         while not shift.is_over(follower.idle_seconds):

@@ -51,11 +51,11 @@ def day_window(day: date) -> Window:
     return Window(start, start + timedelta(days=1))
 
 
-def merged(windows: Iterable[Window]) -> list[Window]:
-    """Return the union as disjoint windows in order; windows that touch become one."""
+def merged(windows: Iterable[Window], gap: timedelta = timedelta(0)) -> list[Window]:
+    """Return the union as disjoint windows in order; those that touch, or have no more than a gap between, become one."""
     result: list[Window] = []
     for window in sorted(windows):
-        if result and window.start <= result[-1].end:
+        if result and window.start <= result[-1].end + gap:
             result[-1] = Window(result[-1].start, max(result[-1].end, window.end))
         else:
             result.append(window)

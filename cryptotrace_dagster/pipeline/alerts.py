@@ -74,12 +74,19 @@ def refresh_alerts(
     if not book.rules:
         return StageReport(ALERTS.name, window, 0, {"retracted": 0})
     reach = min(watermark, window.end + _lookback(book))
-    evaluation = _evaluate_first(warehouse, book, window, watermark, now)
     raised = retracted = 0
-    while evaluation is not None:
-        new, gone = _store(warehouse, book, evaluation, now)
+    evaluation: _Evaluation | None = None
+    while True:
+        # Nobody else decides about the same stretch between our reading and our writing.
+        with warehouse.held():
+            if evaluation is None:
+                evaluation = _evaluate_first(warehouse, book, window, watermark, now)
+            else:
+                evaluation = _evaluate_next(warehouse, book, evaluation, reach, watermark)
+            if evaluation is None:
+                break
+            new, gone = _store(warehouse, book, evaluation, now)
         raised, retracted = raised + new, retracted + gone
-        evaluation = _evaluate_next(warehouse, book, evaluation, reach, watermark)
     return StageReport(ALERTS.name, window, raised, {"retracted": retracted})
 
 

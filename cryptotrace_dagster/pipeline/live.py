@@ -26,6 +26,7 @@ from cryptotrace_dagster.stream import TickStream
 from cryptotrace_dagster.tables import ALERTS, RAW_TICKS
 
 LIVE_REACH = timedelta(hours=6)  # older stale windows are left to the schedule: remaking them here would delay alerts
+MADE_AS_ONE_WITHIN = timedelta(seconds=10)
 HELD_FOR_AT_MOST = timedelta(minutes=2)  # of market time
 DELIVERIES_EVERY_SECONDS = 1.0  # are looked for: a message that has to wait says itself until when
 IDLE_CLOSES_BARS_AFTER = timedelta(seconds=2)  # without a new trade the clock itself moves the watermark on
@@ -47,8 +48,8 @@ class MarketFollower:
         self._rules = rules
         self._messenger = messenger
         self._detection = Detection(warehouse)
-        self._watermark = market_watermark(warehouse)
-        self._latest_trade_time = self._watermark + ALLOWED_LATENESS if self._watermark else None
+        self._watermark: datetime | None = None
+        self._latest_trade_time: datetime | None = None
         self._remade: list[Remade] = []  # and still recorded as stale
         self._last_batch_at = time.monotonic()
         self._pace_seconds = pace_seconds
@@ -56,7 +57,12 @@ class MarketFollower:
         self._looks_for_deliveries_at = 0.0
 
     def start(self) -> list[StageReport]:
-        """Stand where the last run's commits ended, and finish what it left undone."""
+        """Stand where the last run's commits ended, and finish what it left undone.
+
+        Making a follower takes seconds, for it loads what the detectors need; starting it does not.
+        """
+        self._watermark = market_watermark(self._warehouse)
+        self._latest_trade_time = self._watermark + ALLOWED_LATENESS if self._watermark else None
         low_watermarks, high_watermarks = self._stream.watermarks()
         self._stream.follow(plan_from(self._warehouse, self._stream), low_watermarks, high_watermarks)
         return self._refresh(pending_dirty(self._warehouse), utc_now())
@@ -118,9 +124,11 @@ class MarketFollower:
         if watermark is None:
             return []
         reach = Window(watermark - LIVE_REACH, max([watermark, *(w.end for w in dirty)]) + timedelta(days=1))
-        recent = [window for window in dirty if window.start >= reach.start]
+        # Each window costs the same statements, however short it is: those of one batch after another are made as one.
+        recent = merged((window for window in dirty if window.start >= reach.start), MADE_AS_ONE_WITHIN)
         newly_closed = [Window(before, watermark)] if before is not None and before < watermark else []
-        reports = self._make_anew(recent, merged([*recent, *newly_closed]), watermark, now)
+        decided = merged([*recent, *newly_closed], MADE_AS_ONE_WITHIN)
+        reports = self._make_anew(recent, decided, watermark, now)
         self._watermark = watermark
         self._remade.extend(Remade(window, began) for window in recent)
         return reports

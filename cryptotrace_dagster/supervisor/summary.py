@@ -182,9 +182,10 @@ class Accountant:
         return int(self._warehouse.read(f"SELECT count(*) AS n FROM {table}").item())
 
     def _alerts(self) -> pl.DataFrame:
-        """Return id and event time of the alerts that were raised since the start and still stand."""
+        """Return id, phase and event time of the alerts that were raised since the start and still stand."""
         return self._warehouse.read(
-            "SELECT alert_id, event_time FROM alerts WHERE raised_at >= ? AND retracted_at IS NULL", [self._started_at]
+            "SELECT alert_id, phase, event_time FROM alerts WHERE raised_at >= ? AND retracted_at IS NULL",
+            [self._started_at],
         )
 
     def _deliveries(self) -> pl.DataFrame:
@@ -219,16 +220,16 @@ class Accountant:
     def _alert_latencies(self) -> pl.Series:
         """Return the seconds from each alert's trade to its arrival.
 
-        A replayed trade happened long ago; it counts from the moment at which the exchange played it to the feed.
+        Messages that an event is over rest on minutes without a trade that would prolong it, and are left out. A replayed trade happened long ago; it counts from the moment at which the exchange played it to the feed.
         """
         if not self._plan.has_receiver:
             return pl.Series("seconds", [], dtype=pl.Float64())
-        alerts = self._alerts()
+        alerts = self._alerts().filter(pl.col("phase") != "end")
         if self._plan.options.replay:
             alerts = self._warehouse.read(
                 "SELECT alert_id, max(received_at) AS event_time FROM alerts "
                 "JOIN raw_ticks ON raw_ticks.symbol = alerts.symbol AND trade_time <= event_time "
-                "WHERE raised_at >= ? AND retracted_at IS NULL GROUP BY alert_id",
+                "WHERE raised_at >= ? AND retracted_at IS NULL AND phase <> 'end' GROUP BY alert_id",
                 [self._started_at],
             )
         both = alerts.join(self._arrivals(), on="alert_id")
