@@ -127,7 +127,7 @@ def claimed(address: StoreAddress, work: str) -> Iterator[bool]:
             connection.begin()
             yield _is_lock_taken(connection, key)
         return
-    with _Turnstile(Path(f"{address.url}.{work}"), is_made=True) as turnstile:
+    with _Turnstile(Path(f"{address.url}.{work}"), stays=True) as turnstile:
         yield turnstile.is_passed(deadline=time.monotonic())
 
 
@@ -152,6 +152,14 @@ def without_secrets(text: str) -> str:
 def quoted(text: str) -> str:
     """Return the text as the inside of an SQL string."""
     return text.replace("'", "''")
+
+
+def is_being_written(address: StoreAddress) -> bool:
+    """Return whether a writer stands in a file's turnstile, so that a reader would have to wait; nobody's lake has one."""
+    if address.is_lake:
+        return False
+    with _Turnstile(Path(f"{address.url}.turn"), stays=False) as turnstile:
+        return not turnstile.is_passed(deadline=time.monotonic())
 
 
 class SharedOpening:
@@ -186,9 +194,11 @@ class SharedOpening:
                 self._state.notify_all()
 
     def _entered(self) -> duckdb.DuckDBPyConnection:
+        arrived_at = time.monotonic()
         with self._door:
             with self._state:
-                if self._database is not None and self._has_to_close():
+                # Who was here before the file was opened comes in, although a writer may have come since.
+                if self._database is not None and arrived_at > self._opened_at and self._has_to_close():
                     self._state.wait_for(lambda: self._database is None, self._wait_seconds)
                 if self._database is not None:
                     return self._cursor(self._database)
@@ -214,10 +224,8 @@ class SharedOpening:
             self._state.notify_all()
 
     def _has_to_close(self) -> bool:
-        """Return whether a writer stands in the turnstile, or another file may stand in the place of this one."""
-        with _Turnstile(Path(f"{self._address.url}.turn"), is_made=False) as turnstile:
-            is_free = turnstile.is_passed(deadline=time.monotonic())
-        return not is_free or time.monotonic() - self._opened_at > _OPEN_AT_MOST
+        """Return whether a writer is there, or another file may stand in the place of this one."""
+        return is_being_written(self._address) or time.monotonic() - self._opened_at > _OPEN_AT_MOST
 
 
 @contextmanager
@@ -242,7 +250,7 @@ def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float)
 
     deadline = time.monotonic() + wait_seconds
     with contextlib.ExitStack() as stack:
-        turnstile = stack.enter_context(_Turnstile(Path(f"{path}.turn"), is_made=not read_only))
+        turnstile = stack.enter_context(_Turnstile(Path(f"{path}.turn"), stays=not read_only))
         if not turnstile.is_passed(deadline) and not read_only:
             raise WarehouseBusyError(f"{busy} by who else writes to it: {remedy}")
         if read_only:
@@ -297,9 +305,11 @@ class _Turnstile:
     waits for the readers to go; a reader only passes. The lock ends with its holder, also by SIGKILL.
     """
 
-    def __init__(self, path: Path, *, is_made: bool) -> None:
+    def __init__(self, path: Path, *, stays: bool) -> None:
+        """Name the file. Who stays in it is alone; those who only pass do not hinder one another."""
         self._path = path
-        self._flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_CREAT if is_made else 0)
+        self._flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_CREAT if stays else 0)
+        self._lock = (fcntl.LOCK_EX if stays else fcntl.LOCK_SH) | fcntl.LOCK_NB
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
@@ -317,7 +327,7 @@ class _Turnstile:
         """Wait for the turn, until a moment of the monotonic clock, and return whether it came."""
         while self._descriptor is not None:
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._descriptor, self._lock)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     return False

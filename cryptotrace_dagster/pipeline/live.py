@@ -28,6 +28,7 @@ from cryptotrace_dagster.tables import ALERTS, RAW_TICKS
 LIVE_REACH = timedelta(hours=6)  # older stale windows are left to the schedule: remaking them here would delay alerts
 MADE_AS_ONE_WITHIN = timedelta(seconds=10)
 HELD_FOR_AT_MOST = timedelta(minutes=2)  # of market time
+LEFT_TO_READERS = 0.3  # of the pace, however long a micro-batch takes on a busy machine
 DELIVERIES_EVERY_SECONDS = 1.0  # are looked for: a message that has to wait says itself until when
 IDLE_CLOSES_BARS_AFTER = timedelta(seconds=2)  # without a new trade the clock itself moves the watermark on
 
@@ -80,13 +81,14 @@ class MarketFollower:
             return self._refresh([], now)
         self._last_batch_at = time.monotonic()
         length = self._length_of(batch.ticks)
-        if length <= HELD_FOR_AT_MOST:  # what is behind hurries
-            self._rests_until = self._last_batch_at + self._pace_seconds
         with self._held_if(length):
             closed = self._closed()
             stored = store_batch(self._warehouse, batch, now, closed)
             self._remade = [each for each in self._remade if each not in closed]
             reports = self._make_up_for(stored.windows, now)
+        if length <= HELD_FOR_AT_MOST:  # what is behind hurries
+            least = time.monotonic() + self._pace_seconds * LEFT_TO_READERS
+            self._rests_until = max(self._last_batch_at + self._pace_seconds, least)
         return [_ingest_report(stored), *reports, *self._deliver(now, reports)]
 
     def _length_of(self, ticks: pl.DataFrame) -> timedelta:
