@@ -253,9 +253,9 @@ def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float)
         turnstile = stack.enter_context(_Turnstile(Path(f"{path}.turn"), stays=not read_only))
         if not turnstile.is_passed(deadline) and not read_only:
             raise WarehouseBusyError(f"{busy} by who else writes to it: {remedy}")
-        if read_only:
-            turnstile.leave()
         connection = _patiently(open_file, deadline - time.monotonic())
+        if read_only:
+            turnstile.leave()  # not before: the next writer would be quicker
         stack.callback(connection.close if read_only else functools.partial(_detach_file, path, connection))
         yield connection
 

@@ -77,6 +77,8 @@ class Child:
                 stderr=output,
                 start_new_session=True,  # a Ctrl-C at the terminal reaches the supervisor alone, which keeps the order
             )
+        if self.service.niceness:
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, self.service.niceness)
         self._guardian.watch(self._process.pid)
         self._started_at = time.monotonic()
         self.state = State.STARTING

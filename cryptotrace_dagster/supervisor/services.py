@@ -63,6 +63,7 @@ class Service:
     address: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     runs_once: bool = False  # it is ready when it has ended well
+    niceness: int = 0  # where cores are scarce, who answers questions steps back behind who takes trades to alerts
 
 
 @dataclass(frozen=True)
@@ -341,12 +342,14 @@ def _faces(settings: Settings) -> tuple[Service, ...]:
         Service(
             name="api",
             command=(*_CRYPTOTRACE, "api"),
+            niceness=5,
             is_ready=lambda: url_answers(f"http://127.0.0.1:{settings.api_port}/openapi.json"),
             address=f"http://127.0.0.1:{settings.api_port}/docs",
         ),
         Service(
             name="dashboard",
             command=(*_CRYPTOTRACE, "dashboard"),
+            niceness=5,
             is_ready=lambda: url_answers(f"http://127.0.0.1:{settings.dashboard_port}/_stcore/health"),
             address=settings.dashboard_url,
         ),
