@@ -206,7 +206,8 @@ class SharedOpening:
             database = opening.enter_context(_connected_file(self._address, True, self._wait_seconds))
             with self._state:
                 self._opening, self._database, self._opened_at = opening, database, time.monotonic()
-                threading.Thread(target=self._close_in_time, daemon=True).start()
+                # No daemon: one that is inside DuckDB when the interpreter ends takes the process down with SIGABRT.
+                threading.Thread(target=self._close_in_time).start()
                 return self._cursor(database)
 
     def _cursor(self, database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
@@ -216,12 +217,16 @@ class SharedOpening:
 
     def _close_in_time(self) -> None:
         with self._state:
-            while self._askers or (time.monotonic() - self._asked_at < _STAYS_OPEN and not self._has_to_close()):
+            while self._askers or not (self._has_been_idle() or self._has_to_close()):
                 self._state.wait(_LOOKS_AGAIN_AFTER)
             if self._opening is not None:
                 self._opening.close()
             self._opening = self._database = None
             self._state.notify_all()
+
+    def _has_been_idle(self) -> bool:
+        """Return whether nobody has asked for a moment, or nobody will ask any more because the program ends."""
+        return time.monotonic() - self._asked_at > _STAYS_OPEN or not threading.main_thread().is_alive()
 
     def _has_to_close(self) -> bool:
         """Return whether a writer is there, or another file may stand in the place of this one."""

@@ -323,6 +323,21 @@ def test_an_opening_that_nobody_uses_any_more_is_closed(warehouse: Warehouse) ->
     duckdb.connect(warehouse.url).close()  # as a shell would: it waits for nobody
 
 
+ASK_AND_END = """
+import sys, time
+from cryptotrace_dagster.storage import Warehouse
+Warehouse(sys.argv[1], shares_opening=True).read("SELECT 1")
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@of_a_file
+def test_a_program_may_end_at_any_moment_after_its_last_question(warehouse: Warehouse) -> None:
+    """Guards against a daemon thread inside DuckDB when the interpreter ends (SIGABRT); it closes after 0.1 s."""
+    commands = [[sys.executable, "-c", ASK_AND_END, warehouse.url, str(0.096 + part / 500)] for part in range(12)]
+    assert [subprocess.run(command, timeout=60).returncode for command in commands] == [0] * 12
+
+
 def test_a_file_that_is_no_warehouse_is_named(tmp_path: Path) -> None:
     path = tmp_path / "notes.duckdb"
     path.write_text("not a database " * 1000)
