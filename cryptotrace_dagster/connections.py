@@ -84,8 +84,12 @@ class StoreAddress:
 
 
 @contextmanager
-def connected(address: StoreAddress, *, read_only: bool, wait_seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
+def connected(
+    address: StoreAddress, *, read_only: bool, wait_seconds: float, threads: int | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Lend a connection to the store; whoever writes is alone while the block lasts.
+
+    Who writes to a file may say how many threads DuckDB takes for it: one is as fast for small statements, and costs less.
 
     Raises:
         WarehouseMissingError: nothing is there to be read.
@@ -93,8 +97,11 @@ def connected(address: StoreAddress, *, read_only: bool, wait_seconds: float) ->
         StorageFullError: what the block wrote does not fit on the disk.
         StorageError: it cannot be opened, or its catalog went away.
     """
-    lend = _connected_lake if address.is_lake else _connected_file
-    with lend(address, read_only, wait_seconds) as connection, _explaining(address, connection):
+    if address.is_lake:
+        opening = _connected_lake(address, read_only, wait_seconds)
+    else:
+        opening = _connected_file(address, read_only, wait_seconds, threads)
+    with opening as connection, _explaining(address, connection):
         yield connection
 
 
@@ -166,7 +173,8 @@ class SharedOpening:
     """A DuckDB file, open for reading, that all threads of a process share and that stays open from question to question.
 
     To open a file takes longer than most answers do. It is closed when nobody has asked for a moment, and as soon as the
-    last asker has gone while a writer waits in the turnstile, which lets no new asker in.
+    last asker has gone while a writer waits in the turnstile, which lets no new asker in. Of one file a process may have
+    only one: closing one of two would drop the other's lock (POSIX).
     """
 
     def __init__(self, address: StoreAddress, wait_seconds: float) -> None:
@@ -176,6 +184,7 @@ class SharedOpening:
         self._state = threading.Condition()
         self._opening: contextlib.ExitStack | None = None
         self._database: duckdb.DuckDBPyConnection | None = None
+        self._name = ""
         self._askers = 0
         self._opened_at = self._asked_at = 0.0
 
@@ -203,15 +212,19 @@ class SharedOpening:
                 if self._database is not None:
                     return self._cursor(self._database)
             opening = contextlib.ExitStack()
-            database = opening.enter_context(_connected_file(self._address, True, self._wait_seconds))
+            database = opening.enter_context(
+                _connected_file(self._address, True, self._wait_seconds, threads=1, is_shared=True)
+            )
             with self._state:
                 self._opening, self._database, self._opened_at = opening, database, time.monotonic()
+                self._name = _standing_in(database)
                 # No daemon: one that is inside DuckDB when the interpreter ends takes the process down with SIGABRT.
                 threading.Thread(target=self._close_in_time).start()
                 return self._cursor(database)
 
     def _cursor(self, database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
         cursor = database.cursor()
+        cursor.execute(f"USE {self._name}")
         self._askers += 1
         return cursor
 
@@ -234,7 +247,9 @@ class SharedOpening:
 
 
 @contextmanager
-def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connected_file(
+    address: StoreAddress, read_only: bool, wait_seconds: float, threads: int | None = None, *, is_shared: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
     path = Path(address.url)
     if read_only and not path.exists():
         raise WarehouseMissingError(
@@ -242,12 +257,13 @@ def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float)
         )
     busy = f"The warehouse {path} was in use for {wait_seconds:g} s"
     remedy = "try again, or end what holds it (an open notebook or shell on the live file does)."
+    is_running = is_shared or not read_only  # a DuckDB that the file is attached to
 
     def open_file() -> duckdb.DuckDBPyConnection:
         try:
-            if read_only:
-                return duckdb.connect(str(path), read_only=True, config={"memory_limit": _MEMORY_LIMIT})
-            return _attached_file(path)
+            if is_running:
+                return _attached_file(path, read_only=read_only, threads=threads)
+            return duckdb.connect(str(path), read_only=True, config={"memory_limit": _MEMORY_LIMIT})
         except duckdb.Error as error:
             if _is_lock_conflict(error):
                 raise WarehouseBusyError(f"{busy}{_holder(error)}: {remedy}") from error
@@ -261,19 +277,22 @@ def _connected_file(address: StoreAddress, read_only: bool, wait_seconds: float)
         connection = _patiently(open_file, deadline - time.monotonic())
         if read_only:
             turnstile.leave()  # not before: the next writer would be quicker
-        stack.callback(connection.close if read_only else functools.partial(_detach_file, path, connection))
+        stack.callback(functools.partial(_detach_file, path, connection) if is_running else connection.close)
         yield connection
 
 
-def _attached_file(path: Path) -> duckdb.DuckDBPyConnection:
-    """Return a connection that stands in a file, opened for writing in this process's DuckDB.
+def _attached_file(path: Path, *, read_only: bool, threads: int | None) -> duckdb.DuckDBPyConnection:
+    """Return a connection that stands in a file, opened in this process's DuckDB.
 
-    Three quarters of what opening takes is DuckDB's own start, which a writer that comes every second pays once. Readers
-    must not share it: two of them would attach the file twice, and closing one would drop the other's lock (POSIX).
+    Three quarters of what opening takes is DuckDB's own start, which whoever comes every second pays once. Readers who
+    do not share one opening must not use it: they would attach the file twice, and closing one would drop the other's
+    lock (POSIX).
     """
-    name, connection = f"store_{next(_names)}", _file_engine(os.getpid(), path.parent).cursor()
+    engine = _file_engine(os.getpid(), path.parent)
+    engine.use_threads(threads)
+    name, connection = f"store_{next(_names)}", engine.database.cursor()
     try:
-        connection.execute(f"ATTACH '{quoted(str(path))}' AS {name}")
+        connection.execute(f"ATTACH '{quoted(str(path))}' AS {name}{' (READ_ONLY)' if read_only else ''}")
     except duckdb.Error:
         connection.close()
         raise
@@ -281,25 +300,46 @@ def _attached_file(path: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def _standing_in(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the name by which the database goes that a connection stands in."""
+    (name,) = connection.execute("SELECT current_database()").fetchone() or ("memory",)
+    return str(name)
+
+
 def _detach_file(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
     """Close an attached file, which folds its log into it, and leave no lock behind whatever happens."""
     try:
-        (name,) = connection.execute("SELECT current_database()").fetchone() or ("",)
+        name = _standing_in(connection)
         connection.execute("USE memory")
         connection.execute(f"DETACH {name}")
     except (
         duckdb.Error
     ):  # a full disk: the log keeps what was committed; only the end of its DuckDB lets go of the file
-        _file_engine(os.getpid(), path.parent).close()
+        _file_engine(os.getpid(), path.parent).database.close()
         _file_engine.cache_clear()
     finally:
         connection.close()
 
 
+@dataclass
+class _FileEngine:
+    """A DuckDB that files are attached to, and how many threads it was last told to take (None: as many as there are)."""
+
+    database: duckdb.DuckDBPyConnection
+    threads: int | None = None
+
+    def use_threads(self, threads: int | None) -> None:
+        """Take so many threads from now on; telling it costs as much as opening the file, so only where it changes."""
+        if threads != self.threads:
+            self.database.execute("RESET threads" if threads is None else f"SET threads = {threads:d}")
+            self.threads = threads
+
+
 @functools.lru_cache(maxsize=4)
-def _file_engine(_process_id: int, folder: Path) -> duckdb.DuckDBPyConnection:
+def _file_engine(_process_id: int, folder: Path) -> _FileEngine:
     """Return this process's DuckDB for the files of a folder; what does not fit into memory is kept beside them."""
-    return duckdb.connect(config={"memory_limit": _MEMORY_LIMIT, "temp_directory": str(folder / "duckdb.tmp")})
+    config: dict[str, Any] = {"memory_limit": _MEMORY_LIMIT, "temp_directory": str(folder / "duckdb.tmp")}
+    return _FileEngine(duckdb.connect(config=config))
 
 
 class _Turnstile:

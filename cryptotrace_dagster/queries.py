@@ -67,11 +67,20 @@ class _Answer:
 
 def open_for_reading(settings: Settings, patience_seconds: float = READER_PATIENCE_SECONDS) -> Warehouse:
     """Return the warehouse of the settings, with the short patience of someone who waits for an answer."""
+    return _opened(settings, patience_seconds, shares_opening=False)
+
+
+def open_for_serving(settings: Settings, patience_seconds: float = READER_PATIENCE_SECONDS) -> Warehouse:
+    """Return the same for a server, whose many questions share an opening of the file; one is enough for a process."""
+    return _opened(settings, patience_seconds, shares_opening=True)
+
+
+def _opened(settings: Settings, patience_seconds: float, *, shares_opening: bool) -> Warehouse:
     return Warehouse(
         settings.resolved_warehouse_url,
         data_path=settings.warehouse_data_path or None,
         lock_wait_seconds=patience_seconds,
-        shares_opening=True,
+        shares_opening=shares_opening,
     )
 
 

@@ -8,8 +8,9 @@ Stays out: Dagster, HTTP, how a store is opened (connections.py), and what the r
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +34,7 @@ from cryptotrace_dagster.tables import ALL_TABLES, SCHEMA_VERSION, SCHEMA_VERSIO
 
 LOCK_WAIT_SECONDS = 60.0
 _COPIED_AT_ONCE = 1 << 22  # bytes
+_Connection = duckdb.DuckDBPyConnection
 
 __all__ = [
     "ContractError",
@@ -132,7 +134,7 @@ class Warehouse:
         self._lock_wait_seconds = lock_wait_seconds
         is_shared = shares_opening and not self.address.is_lake
         self._opening = SharedOpening(self.address, lock_wait_seconds) if is_shared else None
-        self._held: duckdb.DuckDBPyConnection | None = None
+        self._hold: _Hold | None = None
 
     def __repr__(self) -> str:
         return f"Warehouse({str(self.address)!r})"
@@ -184,8 +186,8 @@ class Warehouse:
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Lend a read-only connection for a moment; while it is open, nobody can write. Close it at once."""
-        if self._held is not None:
-            yield self._held
+        if (held := self._held) is not None:
+            yield held
             return
         if self._opening is not None:
             with self._opening.lent() as connection:
@@ -200,8 +202,8 @@ class Warehouse:
 
         Whoever writes is alone, on both stores; transactions must not be nested.
         """
-        if self._held is not None:
-            with _committed(self._held) as transaction:
+        if (held := self._held) is not None:
+            with _committed(held) as transaction:
                 yield transaction
             return
         with (
@@ -211,21 +213,42 @@ class Warehouse:
             yield transaction
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, threads: int | None = None) -> Iterator[None]:
         """Keep the warehouse open for writing while the block lasts; transactions and reads inside it share this.
 
         Opening and closing cost more than a small commit does: closing folds the log into the file. Nobody else can
         read or write meanwhile, so the block must be short, and it is for one thread. Inside such a block it is free.
+        With `threads`, DuckDB takes only so many for a file: a small statement is as fast with one, and costs less.
         """
         if self._held is not None:
             yield
             return
-        with connected(self.address, read_only=False, wait_seconds=self._lock_wait_seconds) as connection:
-            self._held = connection
-            try:
-                yield
-            finally:
-                self._held = None
+        opening = partial(
+            connected, self.address, read_only=False, wait_seconds=self._lock_wait_seconds, threads=threads
+        )
+        with contextlib.ExitStack() as stack:
+            outer, self._hold = self._hold, _Hold(stack, opening)
+            stack.callback(setattr, self, "_hold", outer)
+            self._hold.take()
+            yield
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Let others have a held warehouse while the block lasts, which computes and does not read; else it is free.
+
+        Afterwards anything may have changed.
+        """
+        hold = self._hold
+        if hold is None or hold.connection is None:
+            yield
+            return
+        hold.let_go()
+        yield
+        hold.take()
+
+    @property
+    def _held(self) -> duckdb.DuckDBPyConnection | None:
+        return self._hold.connection if self._hold is not None else None
 
     def claimed(self, work: str) -> AbstractContextManager[bool]:
         """Claim some work for this process alone while the block lasts; the block gets whether nobody else has it."""
@@ -273,6 +296,26 @@ class Warehouse:
                 connection.execute(table.ddl.replace(table.name, f"{copy}.{table.name}", 1))
                 connection.execute(f"INSERT INTO {copy}.{table.name} SELECT {columns} FROM {table.name}")
             connection.commit()
+
+
+class _Hold:
+    """A warehouse kept open for writing, as part of a block that closes it at its end; it can be let go in between."""
+
+    def __init__(self, block: contextlib.ExitStack, opening: Callable[[], AbstractContextManager[_Connection]]) -> None:
+        self._block = block
+        self._opening = opening
+        self._stack = contextlib.ExitStack()
+        self.connection: _Connection | None = None
+
+    def take(self) -> None:
+        """Open the warehouse; the errors are those of `connected`."""
+        self._stack = self._block.enter_context(contextlib.ExitStack())
+        self.connection = self._stack.enter_context(self._opening())
+
+    def let_go(self) -> None:
+        """Close it."""
+        self.connection = None
+        self._stack.close()
 
 
 def _make_equal(source: BinaryIO, copy: BinaryIO) -> None:

@@ -36,6 +36,14 @@ BACKLOG = 3  # from so many on, several alerts share a message
 SEND_SECONDS = 2.0  # how long one call may go on sending; the rest is for the next call
 CANDLE_SECONDS, CHART_SPAN, FEWEST_CANDLES = 10, timedelta(minutes=15), 3
 BEING_SENT, QUEUED = "being sent", "waits for its turn on this route"
+_LATEST_ATTEMPTS = (
+    f"SELECT * FROM {ALERT_DELIVERIES.name} "
+    "QUALIFY row_number() OVER (PARTITION BY alert_id, route ORDER BY attempt DESC) = 1"
+)
+_UNTRIED = (
+    f"FROM {ALERTS.name} AS a "
+    f"WHERE NOT EXISTS (SELECT 1 FROM {ALERT_DELIVERIES.name} AS d WHERE d.alert_id = a.alert_id)"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +146,15 @@ def deliver_alerts(
     return outbox.report
 
 
+def is_anything_unsent(warehouse: Warehouse) -> bool:
+    """Return whether an alert is without any attempt, or the latest one on a route was not the last; cheap to ask."""
+    with warehouse.reading() as connection:
+        row = connection.execute(
+            f"SELECT EXISTS (FROM ({_LATEST_ATTEMPTS}) WHERE outcome NOT IN {FINAL}) OR EXISTS ({_UNTRIED})"
+        ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def _send_what_is_due(outbox: "_Outbox", seconds: float) -> None:
     due = outbox.due()
     outbox.clock.starts_sending(seconds)  # to find out what is due may take as long as all of the time for sending
@@ -160,10 +177,7 @@ def latest_alerts(warehouse: Warehouse, symbol: str | None, limit: int) -> pl.Da
         f"""
         SELECT a.*, d.delivery FROM {ALERTS.name} AS a LEFT JOIN (
             SELECT alert_id, string_agg(outcome || coalesce(': ' || reason, ''), '; ' ORDER BY route) AS delivery
-            FROM (
-                SELECT * FROM {ALERT_DELIVERIES.name}
-                QUALIFY row_number() OVER (PARTITION BY alert_id, route ORDER BY attempt DESC) = 1
-            ) GROUP BY alert_id
+            FROM ({_LATEST_ATTEMPTS}) GROUP BY alert_id
         ) AS d USING (alert_id)
         WHERE $symbol IS NULL OR symbol = $symbol ORDER BY available_at DESC, alert_id LIMIT $limit
         """,
@@ -272,21 +286,11 @@ class _Outbox:
             started = connection.execute(
                 f"""
                 SELECT {columns}, {fingerprint}, d.route, d.attempt, d.outcome, d.retry_at, d.status_code, d.reason
-                FROM (
-                    SELECT * FROM {ALERT_DELIVERIES.name}
-                    QUALIFY row_number() OVER (PARTITION BY alert_id, route ORDER BY attempt DESC) = 1
-                ) AS d JOIN {ALERTS.name} AS a USING (alert_id)
-                WHERE d.outcome NOT IN ({", ".join(f"'{name}'" for name in FINAL)})
+                FROM ({_LATEST_ATTEMPTS}) AS d JOIN {ALERTS.name} AS a USING (alert_id)
+                WHERE d.outcome NOT IN {FINAL}
                 """
             ).pl()
-            fresh = (
-                connection.execute(
-                    f"SELECT {columns}, {fingerprint} FROM {ALERTS.name} AS a "
-                    f"WHERE NOT EXISTS (SELECT 1 FROM {ALERT_DELIVERIES.name} AS d WHERE d.alert_id = a.alert_id)"
-                )
-                .pl()
-                .to_dicts()
-            )
+            fresh = connection.execute(f"SELECT {columns}, {fingerprint} {_UNTRIED}").pl().to_dicts()
             versions = connection.execute(
                 f"SELECT rule, fingerprint, in_force_from FROM {ALERT_RULE_VERSIONS.name}"
             ).fetchall()

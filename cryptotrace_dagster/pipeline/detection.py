@@ -6,6 +6,7 @@ in memory between the micro-batches of a live run. Stays out: formulas (domain/f
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -33,6 +34,7 @@ CHECKPOINT_STEP = timedelta(minutes=1)  # dirty windows start at whole minutes
 CHECKPOINTS_KEPT = 5
 HOURLY_STATES_KEPT = timedelta(days=2)
 DAILY_STATES_KEPT = timedelta(days=30)
+_TRIES_BESIDE_OTHERS = 3  # to score what others may change meanwhile, before they are kept out
 START_REACH = timedelta(days=7)  # how far back a detector without any state begins
 
 STEPS = {formulas.FAST_INTERVAL: formulas.FAST_STEP, formulas.SLOW_INTERVAL: formulas.SLOW_STEP}
@@ -165,18 +167,44 @@ class Detection:
         self._models = stored
 
     def refresh_scores(self, window: Window, watermark: datetime) -> StageReport:
-        """Score all closed bars from the start of the window on, in one transaction, and return how many are kept.
+        """Score all closed bars from the start of the window on, and return how many are kept.
 
         A bar is closed when the watermark has passed its end. Scores after the window follow from the states that the
-        window changes, so they are made anew too, until the states agree with those that are stored.
+        window changes, so they are made anew too, until the states agree with those that are stored. What is found is
+        stored in one transaction. The detectors take longer than all else, so the store is left to others meanwhile.
         """
-        counts: dict[str, int | float | str] = {}
-        with self._warehouse.transaction() as transaction:
+        for _ in range(_TRIES_BESIDE_OTHERS):
+            counts = self._score(window, watermark, self._warehouse.released())
+            if counts is not None:
+                break
+        else:
+            with self._warehouse.held():
+                counts = self._score(window, watermark, nullcontext())
+        return StageReport(ANOMALY_SCORES.name, window, sum((counts or {}).values()), dict(counts or {}))
+
+    def _score(
+        self, window: Window, watermark: datetime, meanwhile: AbstractContextManager[None]
+    ) -> dict[str, int] | None:
+        """Read, score and store; None where somebody has changed meanwhile what the scores rest on."""
+        with self._warehouse.reading() as connection:
+            transaction = Transaction(connection)
             self._load_models(transaction)
-            for line in self._lines:
-                if line.detectors:
-                    counts[f"rows_{line.bar_interval}"] = _refresh_line(transaction, line, window, watermark)
-        return StageReport(ANOMALY_SCORES.name, window, sum(int(count) for count in counts.values()), counts)
+            lines = [line for line in self._lines if line.detectors]
+            found = [_read_fold(transaction, line, window, watermark) for line in lines]
+        counts = {f"rows_{line.bar_interval}": 0 for line in lines}
+        folds = [fold for fold in found if fold is not None]
+        if not folds:
+            return counts
+        with meanwhile:
+            folded = [(fold, _scores_of(fold, window)) for fold in folds]
+        with self._warehouse.transaction() as transaction:
+            if stored_models(transaction, self._learned) != self._models:
+                return None
+            if not all(fold.rests_on == _rests_on(transaction, fold.line, fold.span) for fold in folds):
+                return None
+            for fold, scores in folded:
+                counts[f"rows_{fold.line.bar_interval}"] = _store_scores(transaction, fold, scores, window)
+        return counts
 
 
 def _clear(transaction: Transaction, bar_interval: str, window: Window) -> None:
@@ -215,35 +243,93 @@ def _slow_features(transaction: Transaction, window: Window, baselines: pl.DataF
     return rows.filter(pl.col("bar_start") >= window.start)
 
 
-def _refresh_line(transaction: Transaction, line: _Line, window: Window, watermark: datetime) -> int:
+@dataclass(frozen=True)
+class _Fold:
+    """What a line's next scores rest on, as it was read."""
+
+    line: _Line
+    span: Window  # of the features, from the instant of the states to the end of the last closed bar
+    states: States
+    features: pl.DataFrame
+    rests_on: tuple[object, ...]
+    stored_states: dict[datetime, pl.DataFrame]  # at the full hours in the span
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What a fold has come to: the scores up to an instant, and the states to be remembered and to be stored."""
+
+    rows: pl.DataFrame
+    reached: datetime
+    checkpoints: list[tuple[datetime, States]]
+    new_states: list[tuple[datetime, pl.DataFrame]]
+
+
+def _read_fold(transaction: Transaction, line: _Line, window: Window, watermark: datetime) -> _Fold | None:
+    """Read what the scores from the window on rest on; None where there is nothing new to score."""
     step = STEPS[line.bar_interval]
     start, end = floor(window.start, step), floor(watermark, step)
     if end <= start:
-        return 0
+        return None
     at, states = _state_before(transaction, line, start)
+    span = Window(at, end)
+    rests_on = _rests_on(transaction, line, span)  # before the features: a change in between must not go unnoticed
     features = transaction.query(
         f"SELECT * FROM {FEATURES.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
         "ORDER BY bar_start, symbol",
         [line.bar_interval, at, end],
     )
-    if line.scored is not None and line.scored[0] == Window(at, end) and line.scored[1].equals(features):
-        return 0  # no bar has closed since, and no late trade has changed one
-    line.scored = Window(at, end), features
+    if line.scored is not None and line.scored[0] == span and line.scored[1].equals(features):
+        return None  # no bar has closed since, and no late trade has changed one
+    hours = [cut for cut in _cuts(at, end) if cut == floor(cut, HOUR)]
+    return _Fold(
+        line, span, states, features, rests_on, {hour: _stored_states(transaction, line, hour) for hour in hours}
+    )
+
+
+def _rests_on(transaction: Transaction, line: _Line, span: Window) -> tuple[object, ...]:
+    """Return what changes when a feature in the span does: the number of rows, and the sum of what each hashes to."""
+    return transaction.query(
+        f"SELECT count(*), sum(hash({FEATURES.name})) FROM {FEATURES.name} "
+        "WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ?",
+        [line.bar_interval, span.start, span.end],
+    ).row(0)
+
+
+def _scores_of(fold: _Fold, window: Window) -> _Scores:
+    """Let the detectors look at the features, hour by hour; needs no store."""
+    line, states, reached = fold.line, fold.states, fold.span.start
     settled = window.end + formulas.SLOW_READ_BEFORE  # features that look back on the window may have changed till then
     kept: list[pl.DataFrame] = []
-    reached = at
-    for cut in _cuts(at, end):
-        part = features.filter((pl.col("bar_start") >= reached) & (pl.col("bar_start") < cut))
+    checkpoints = list(line.checkpoints)
+    new_states = []
+    for cut in _cuts(fold.span.start, fold.span.end):
+        part = fold.features.filter((pl.col("bar_start") >= reached) & (pl.col("bar_start") < cut))
         states, scores = _advance(line, states, part)
         kept.append(scores)
         reached = cut
-        _remember(line, reached, states)
-        if reached == floor(reached, HOUR) and _store_states(transaction, line, reached, states) and reached >= settled:
-            break  # what follows was computed from the very same state
-    rows = pl.concat(kept).filter(pl.col("bar_start") >= start)
+        checkpoints.append((reached, states))
+        if reached in fold.stored_states:
+            fresh = _state_rows(line, reached, states)
+            if fresh.is_empty() or not fresh.equals(fold.stored_states[reached]):
+                new_states.append((reached, fresh))
+            elif reached >= settled:
+                break  # what follows was computed from the very same state
+    rows = pl.concat(kept).filter(pl.col("bar_start") >= floor(window.start, STEPS[line.bar_interval]))
+    return _Scores(rows, reached, checkpoints[-CHECKPOINTS_KEPT:], new_states)
+
+
+def _store_scores(transaction: Transaction, fold: _Fold, scores: _Scores, window: Window) -> int:
+    """Store what a fold has come to, in the place of what was stored of it, and return the number of scores."""
+    line, start = fold.line, floor(window.start, STEPS[fold.line.bar_interval])
+    line.scored, line.checkpoints = (fold.span, fold.features), scores.checkpoints
     names = list(line.versions)
+    for at, rows in scores.new_states:
+        instant = Window(at, at + timedelta(microseconds=1))
+        transaction.replace_window(DETECTOR_STATES, instant, rows, detector=names)
+        _prune_states(transaction, at)
     return transaction.replace_window(
-        ANOMALY_SCORES, Window(start, reached), rows, bar_interval=line.bar_interval, detector=names
+        ANOMALY_SCORES, Window(start, scores.reached), scores.rows, bar_interval=line.bar_interval, detector=names
     )
 
 
@@ -322,13 +408,9 @@ def _state_before(transaction: Transaction, line: _Line, start: datetime) -> tup
     return at, states
 
 
-def _remember(line: _Line, at: datetime, states: States) -> None:
-    line.checkpoints = [*line.checkpoints, (at, states)][-CHECKPOINTS_KEPT:]
-
-
-def _store_states(transaction: Transaction, line: _Line, at: datetime, states: States) -> bool:
-    """Store the states of a full hour, and return whether the very same ones were stored already."""
-    fresh = pl.DataFrame(
+def _state_rows(line: _Line, at: datetime, states: States) -> pl.DataFrame:
+    """Return the states at an instant as rows of `detector_states`, in key order."""
+    return pl.DataFrame(
         [
             {
                 "symbol": symbol,
@@ -342,17 +424,15 @@ def _store_states(transaction: Transaction, line: _Line, at: datetime, states: S
         ],
         schema=DETECTOR_STATES.polars_schema,
     ).sort(DETECTOR_STATES.key)
+
+
+def _stored_states(transaction: Transaction, line: _Line, at: datetime) -> pl.DataFrame:
     names = list(line.versions)
     marks = ", ".join("?" * len(names))
     stored = transaction.query(
         f"SELECT * FROM {DETECTOR_STATES.name} WHERE state_time = ? AND detector IN ({marks})", [at, *names]
-    ).sort(DETECTOR_STATES.key)
-    if not fresh.is_empty() and fresh.equals(stored.cast(DETECTOR_STATES.polars_schema)):
-        return True
-    instant = Window(at, at + timedelta(microseconds=1))
-    transaction.replace_window(DETECTOR_STATES, instant, fresh, detector=names)
-    _prune_states(transaction, at)
-    return False
+    )
+    return stored.cast(DETECTOR_STATES.polars_schema).sort(DETECTOR_STATES.key)
 
 
 def _prune_states(transaction: Transaction, at: datetime) -> None:

@@ -15,7 +15,7 @@ from cryptotrace_dagster.domain.windows import Window, merged, utc_now
 from cryptotrace_dagster.notify.messenger import Messenger
 from cryptotrace_dagster.pipeline.alerts import refresh_alerts
 from cryptotrace_dagster.pipeline.bars import refresh_bars
-from cryptotrace_dagster.pipeline.delivery import deliver_alerts
+from cryptotrace_dagster.pipeline.delivery import deliver_alerts, is_anything_unsent
 from cryptotrace_dagster.pipeline.detection import Detection
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, Remade, clear_dirty, market_watermark, pending_dirty
 from cryptotrace_dagster.pipeline.ingest import BATCH_MESSAGES, StoreReport, plan_from, store_batch
@@ -86,10 +86,11 @@ class MarketFollower:
             stored = store_batch(self._warehouse, batch, now, closed)
             self._remade = [each for each in self._remade if each not in closed]
             reports = self._make_up_for(stored.windows, now)
+            has_to_deliver = self._has_to_deliver(reports)
         if length <= HELD_FOR_AT_MOST:  # what is behind hurries
             least = time.monotonic() + self._pace_seconds * LEFT_TO_READERS
             self._rests_until = max(self._last_batch_at + self._pace_seconds, least)
-        return [_ingest_report(stored), *reports, *self._deliver(now, reports)]
+        return [_ingest_report(stored), *reports, *(self._deliver(now) if has_to_deliver else [])]
 
     def _length_of(self, ticks: pl.DataFrame) -> timedelta:
         """Return how much of the market's time is to be made up for with these trades."""
@@ -117,7 +118,7 @@ class MarketFollower:
 
     def _refresh(self, dirty: list[Window], now: datetime) -> list[StageReport]:
         reports = self._make_up_for(dirty, now)
-        return [*reports, *self._deliver(now, reports)]
+        return [*reports, *(self._deliver(now) if self._has_to_deliver(reports) else [])]
 
     def _make_up_for(self, dirty: list[Window], now: datetime) -> list[StageReport]:
         """Make anew what follows from the changed windows, and decide about what time has closed."""
@@ -152,13 +153,18 @@ class MarketFollower:
 
     def _held_if(self, length: timedelta) -> AbstractContextManager[None]:
         """Keep the store open for a short stretch; a longer one takes seconds, in which readers want their turn."""
-        return self._warehouse.held() if length <= HELD_FOR_AT_MOST else nullcontext()
+        return self._warehouse.held(threads=1) if length <= HELD_FOR_AT_MOST else nullcontext()
 
-    def _deliver(self, now: datetime, reports: list[StageReport]) -> list[StageReport]:
-        """Send the alerts that these stages have raised, and now and then what is to be tried again."""
-        is_new = any(report.asset == ALERTS.name and report.rows for report in reports)
-        if not is_new and time.monotonic() < self._looks_for_deliveries_at:
-            return []
+    def _has_to_deliver(self, reports: list[StageReport]) -> bool:
+        """Return whether these stages have raised alerts, or, looked at now and then, something is still to be sent."""
+        if any(report.asset == ALERTS.name and report.rows for report in reports):
+            return True
+        if time.monotonic() < self._looks_for_deliveries_at:
+            return False
+        self._looks_for_deliveries_at = time.monotonic() + DELIVERIES_EVERY_SECONDS
+        return is_anything_unsent(self._warehouse)
+
+    def _deliver(self, now: datetime) -> list[StageReport]:
         self._looks_for_deliveries_at = time.monotonic() + DELIVERIES_EVERY_SECONDS
         return [deliver_alerts(self._warehouse, self._messenger, now, self._rules.current()).as_stage_report()]
 

@@ -14,6 +14,7 @@ from cryptotrace_dagster.domain.detectors import find_detectors
 from cryptotrace_dagster.domain.detectors.base import MARKET, Detector, decode_state, encode_state
 from cryptotrace_dagster.domain.detectors.isolation_forest import IsolationForestDetector, fit_forest
 from cryptotrace_dagster.domain.windows import Window
+from cryptotrace_dagster.pipeline import detection
 from cryptotrace_dagster.pipeline.bars import refresh_bars
 from cryptotrace_dagster.pipeline.detection import Detection
 from cryptotrace_dagster.pipeline.ingest import store_ticks
@@ -123,6 +124,38 @@ def test_late_trades_change_the_scores_after_them_as_if_they_had_come_in_time(wa
     Detection(warehouse).refresh_scores(window, window.end)
     assert not healed.equals(incomplete)
     assert_frame_equal(healed, everything(warehouse), check_exact=True)
+
+
+@pytest.mark.parametrize("times", [1, 99], ids=["once", "again and again"])
+def test_what_others_change_while_the_detectors_compute_is_seen(
+    market: Warehouse, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """The store is free meanwhile; scores of what is no longer stored must not be kept."""
+    expected, changes = whole_day(market), []
+    scores_of = detection._scores_of
+
+    def disturbed(fold: detection._Fold, window: Window) -> detection._Scores:
+        scores = scores_of(fold, window)
+        if market._held is None and len(changes) < times:  # one more bar of the pump goes away
+            bar = f"bar_interval = '5s' AND bar_start = TIMESTAMP '{PUMP_AT + timedelta(seconds=5 * len(changes))}'"
+            changes.append(market.read(f"SELECT * FROM {FEATURES.name} WHERE {bar}"))
+            with market.transaction() as transaction:
+                transaction.execute(f"DELETE FROM {FEATURES.name} WHERE {bar}")
+        return scores
+
+    monkeypatch.setattr(detection, "_scores_of", disturbed)
+    try:
+        found = whole_day(market)
+        assert len(changes) == min(times, 6), (
+            "two lines of detectors, each tried three times before others are kept out"
+        )
+        assert not found.equals(expected), "the bars that went away have no scores"
+        monkeypatch.undo()
+        assert_frame_equal(found, whole_day(market), check_exact=True)
+    finally:
+        with market.transaction() as transaction:
+            for rows in changes:
+                transaction.append(FEATURES, rows)
 
 
 def test_only_closed_bars_are_scored(market: Warehouse) -> None:

@@ -22,7 +22,13 @@ from cryptotrace_dagster.notify.message import Message
 from cryptotrace_dagster.notify.messenger import Messenger
 from cryptotrace_dagster.notify.transport import Sent
 from cryptotrace_dagster.pipeline.checks import no_route_is_stopped
-from cryptotrace_dagster.pipeline.delivery import BEING_SENT, GIVE_UP_AFTER, deliver_alerts, stopped_routes
+from cryptotrace_dagster.pipeline.delivery import (
+    BEING_SENT,
+    GIVE_UP_AFTER,
+    deliver_alerts,
+    is_anything_unsent,
+    stopped_routes,
+)
 from cryptotrace_dagster.receiver.faults import ReceiverFault, ReceiverFaultKind
 from cryptotrace_dagster.receiver.limits import RateLimits
 from cryptotrace_dagster.receiver.server import DiscordReceiver, ReceiverConfig
@@ -47,7 +53,9 @@ def test_alerts_are_delivered_once_in_the_order_in_which_they_rang(
     put(warehouse, alert(2), alert(1))
     sender = messenger(receiver.webhook_url)
 
+    assert is_anything_unsent(warehouse)
     assert deliver_alerts(warehouse, sender, SOON).delivered == 2
+    assert not is_anything_unsent(warehouse)
     assert deliver_alerts(warehouse, sender, SOON).messages == 0
 
     assert [ids_of(each) for each in receiver.messages] == [[1], [2]]
@@ -91,6 +99,7 @@ def test_a_server_error_is_tried_again_after_a_growing_wait_and_holds_back_the_r
     sender = messenger(receiver.webhook_url)
 
     for second in (0, 0.5, 4, 5, 12):
+        assert is_anything_unsent(warehouse)
         deliver_alerts(warehouse, sender, SOON + timedelta(seconds=second), seconds=0)
 
     assert outcomes(warehouse) == [("1", 1, "retry"), ("1", 2, "retry"), ("1", 3, "delivered")]

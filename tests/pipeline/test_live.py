@@ -176,7 +176,9 @@ def test_a_run_that_is_killed_leaves_its_work_to_the_next_one(
     stage: str,
     is_done: bool,
 ) -> None:
-    monkeypatch.setattr(live, "DELIVERIES_EVERY_SECONDS", 0.0)  # every micro-batch has all stages, however fast it is
+    # Every micro-batch has all stages, however fast it is and whether or not there is something to send.
+    monkeypatch.setattr(live, "DELIVERIES_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(live, "is_anything_unsent", lambda _warehouse: True)
     trades = market()
     line = Line(tmp_path / "line", cluster)
     with pytest.raises(Killed), monkeypatch.context() as patch:

@@ -86,6 +86,31 @@ def test_a_warehouse_that_is_held_open_commits_each_transaction_and_rolls_back_t
         transaction.append(RAW_TICKS, ticks({"trade_id": 3}))
 
 
+def test_a_held_warehouse_is_let_go_while_something_is_computed_and_shows_afterwards_what_others_wrote(
+    store: Warehouse,
+) -> None:
+    """The detectors compute for seconds; readers and other writers must not wait for them."""
+    other = Warehouse(store.url, data_path=store.address.data_path, lock_wait_seconds=2.0)
+    with store.held():
+        with store.transaction() as transaction:
+            transaction.append(RAW_TICKS, ticks({"trade_id": 1}))
+        with store.released():
+            assert other.read("SELECT trade_id FROM raw_ticks")["trade_id"].to_list() == [1]
+            with other.transaction() as transaction:
+                transaction.append(RAW_TICKS, ticks({"trade_id": 2}))
+        with store.reading() as connection:
+            assert connection.execute("SELECT count(*) FROM raw_ticks").fetchone() == (2,)
+    with store.released(), other.transaction() as transaction:  # held by nobody, it is free anyway
+        transaction.append(RAW_TICKS, ticks({"trade_id": 3}))
+
+
+def test_what_raises_while_a_held_warehouse_is_let_go_leaves_it_free(store: Warehouse) -> None:
+    with pytest.raises(ZeroDivisionError), store.held(), store.released():
+        _ = 1 / 0
+    with store.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({}))
+
+
 def test_replacing_a_window_touches_nothing_beside_it(store: Warehouse) -> None:
     rows = ticks({"trade_time": NOON}, {"trade_time": HOUR.end}, {"symbol": "ETHUSDT", "trade_time": NOON})
     with store.transaction() as transaction:
@@ -297,14 +322,14 @@ def test_a_writer_has_its_turn_although_somebody_is_always_reading(warehouse: Wa
 def test_questions_that_follow_each_other_share_one_opening_and_see_what_was_written_between(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    openings, connect = [], duckdb.connect
+    openings, attach = [], connections._attached_file
 
-    def opened(*args: object, **kwargs: object) -> duckdb.DuckDBPyConnection:
-        openings.append(bool(kwargs.get("read_only")))
-        return connect(*args, **kwargs)  # type: ignore[arg-type]
+    def opened(path: Path, *, read_only: bool, threads: int | None) -> duckdb.DuckDBPyConnection:
+        openings.append(read_only)
+        return attach(path, read_only=read_only, threads=threads)
 
     monkeypatch.setattr(connections, "_STAYS_OPEN", 60.0)
-    monkeypatch.setattr(connections.duckdb, "connect", opened)
+    monkeypatch.setattr(connections, "_attached_file", opened)
     reader = Warehouse(warehouse.url, shares_opening=True)
     count = partial(reader.read, f"SELECT count(*) FROM {RAW_TICKS.name}")
 
