@@ -342,14 +342,14 @@ def _faces(settings: Settings) -> tuple[Service, ...]:
         Service(
             name="api",
             command=(*_CRYPTOTRACE, "api"),
-            niceness=5,
+            niceness=10,
             is_ready=lambda: url_answers(f"http://127.0.0.1:{settings.api_port}/openapi.json"),
             address=f"http://127.0.0.1:{settings.api_port}/docs",
         ),
         Service(
             name="dashboard",
             command=(*_CRYPTOTRACE, "dashboard"),
-            niceness=5,
+            niceness=10,
             is_ready=lambda: url_answers(f"http://127.0.0.1:{settings.dashboard_port}/_stcore/health"),
             address=settings.dashboard_url,
         ),
