@@ -283,7 +283,11 @@ def test_housekeeping_deletes_old_rows_and_old_runs_with_their_files(
 
 
 def _instance_in(home: Path) -> dg.DagsterInstance:
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    # Two runs of one process cannot both redirect its output: the second's `tail` outlives the first's patience.
+    captures_nothing = (
+        "compute_logs:\n  module: dagster._core.storage.noop_compute_log_manager\n  class: NoOpComputeLogManager\n"
+    )
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n" + captures_nothing)
     return dg.DagsterInstance.from_config(str(home))
 
 
