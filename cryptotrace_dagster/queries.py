@@ -65,17 +65,13 @@ class _Answer:
     read_at: float
 
 
-def open_for_reading(settings: Settings, patience_seconds: float = READER_PATIENCE_SECONDS) -> Warehouse:
-    """Return the warehouse of the settings, with the short patience of someone who waits for an answer."""
-    return _opened(settings, patience_seconds, shares_opening=False)
+def open_for_reading(
+    settings: Settings, patience_seconds: float = READER_PATIENCE_SECONDS, *, shares_opening: bool = False
+) -> Warehouse:
+    """Return the warehouse of the settings, with the short patience of someone who waits for an answer.
 
-
-def open_for_serving(settings: Settings, patience_seconds: float = READER_PATIENCE_SECONDS) -> Warehouse:
-    """Return the same for a server, whose many questions share an opening of the file; one is enough for a process."""
-    return _opened(settings, patience_seconds, shares_opening=True)
-
-
-def _opened(settings: Settings, patience_seconds: float, *, shares_opening: bool) -> Warehouse:
+    A server lets its many questions share an opening of the file; one such warehouse is enough for a process.
+    """
     return Warehouse(
         settings.resolved_warehouse_url,
         data_path=settings.warehouse_data_path or None,

@@ -34,7 +34,6 @@ from cryptotrace_dagster.tables import ALL_TABLES, SCHEMA_VERSION, SCHEMA_VERSIO
 
 LOCK_WAIT_SECONDS = 60.0
 _COPIED_AT_ONCE = 1 << 22  # bytes
-_Connection = duckdb.DuckDBPyConnection
 
 __all__ = [
     "ContractError",
@@ -227,9 +226,8 @@ class Warehouse:
             connected, self.address, read_only=False, wait_seconds=self._lock_wait_seconds, threads=threads
         )
         with contextlib.ExitStack() as stack:
-            outer, self._hold = self._hold, _Hold(stack, opening)
-            stack.callback(setattr, self, "_hold", outer)
-            self._hold.take()
+            stack.callback(setattr, self, "_hold", self._hold)
+            self._hold = _Hold(stack, opening)
             yield
 
     @contextmanager
@@ -301,21 +299,26 @@ class Warehouse:
 class _Hold:
     """A warehouse kept open for writing, as part of a block that closes it at its end; it can be let go in between."""
 
-    def __init__(self, block: contextlib.ExitStack, opening: Callable[[], AbstractContextManager[_Connection]]) -> None:
+    def __init__(
+        self,
+        block: contextlib.ExitStack,
+        opening: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]],
+    ) -> None:
+        """Open it; the errors, here and in `take`, are those of `connected`."""
         self._block = block
         self._opening = opening
-        self._stack = contextlib.ExitStack()
-        self.connection: _Connection | None = None
+        self.connection: duckdb.DuckDBPyConnection | None = None
+        self.take()
 
     def take(self) -> None:
-        """Open the warehouse; the errors are those of `connected`."""
-        self._stack = self._block.enter_context(contextlib.ExitStack())
-        self.connection = self._stack.enter_context(self._opening())
+        """Open it again."""
+        self._opened = self._block.enter_context(contextlib.ExitStack())
+        self.connection = self._opened.enter_context(self._opening())
 
     def let_go(self) -> None:
         """Close it."""
         self.connection = None
-        self._stack.close()
+        self._opened.close()
 
 
 def _make_equal(source: BinaryIO, copy: BinaryIO) -> None:

@@ -28,7 +28,7 @@ from cryptotrace_dagster.bench.running import (
 from cryptotrace_dagster.bench.sizes import Sizes
 from cryptotrace_dagster.dashboard.source import chart_rows, spark_lines
 from cryptotrace_dagster.domain.windows import utc_now
-from cryptotrace_dagster.queries import Reader, market_now, open_for_serving, watch_list
+from cryptotrace_dagster.queries import Reader, market_now, open_for_reading, watch_list
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import StorageError, Warehouse
 from cryptotrace_dagster.tables import TRADE_ID_RANGES
@@ -86,7 +86,8 @@ class Lookers:
         self._symbols = symbols
         settings = Settings(warehouse_url=str(system.warehouse_path))
         # As dashboard/source.py has it.
-        self._reader = Reader(open_for_serving(settings, patience_seconds=4.0), fresh_for=1.0, stale_for=60.0)
+        warehouse = open_for_reading(settings, patience_seconds=4.0, shares_opening=True)
+        self._reader = Reader(warehouse, fresh_for=1.0, stale_for=60.0)
         self._stop = threading.Event()
         self._began = time.monotonic()
 

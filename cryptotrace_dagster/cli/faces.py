@@ -30,11 +30,11 @@ def register(app: typer.Typer) -> None:
 
         from cryptotrace_dagster.api.access import require_token_beyond_loopback
         from cryptotrace_dagster.api.app import create_app
-        from cryptotrace_dagster.queries import open_for_serving
+        from cryptotrace_dagster.queries import open_for_reading
 
         settings = settings_of(data_dir, api_port=port)
         require_token_beyond_loopback(settings)
-        application = create_app(settings, open_for_serving(settings))
+        application = create_app(settings, open_for_reading(settings, shares_opening=True))
         uvicorn.run(application, host=settings.bind_host, port=settings.api_port, log_level="warning", access_log=False)
 
     @app.command()

@@ -16,7 +16,7 @@ from cryptotrace_dagster.domain.rules import RulesError
 from cryptotrace_dagster.domain.windows import Window, floor
 from cryptotrace_dagster.pipeline.completeness import MISSING_BY_DAY_QUERY
 from cryptotrace_dagster.pipeline.rule_source import load_rules
-from cryptotrace_dagster.queries import Reader, open_for_serving, watch_list
+from cryptotrace_dagster.queries import Reader, open_for_reading, watch_list
 from cryptotrace_dagster.settings import Settings, load_settings
 from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
@@ -48,7 +48,8 @@ class Source:
 def source() -> Source:
     """Return the shared source."""
     settings = load_settings()
-    return Source(settings, Reader(open_for_serving(settings, patience_seconds=4.0), fresh_for=1.0, stale_for=60.0))
+    warehouse = open_for_reading(settings, patience_seconds=4.0, shares_opening=True)
+    return Source(settings, Reader(warehouse, fresh_for=1.0, stale_for=60.0))
 
 
 def watched(shared: Source) -> pl.DataFrame:

@@ -5,8 +5,7 @@ Features follow from a fixed lookback; scores from a fold whose state is kept at
 in memory between the micro-batches of a live run. Stays out: formulas (domain/features.py, domain/detectors/).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -174,37 +173,39 @@ class Detection:
         stored in one transaction. The detectors take longer than all else, so the store is left to others meanwhile.
         """
         for _ in range(_TRIES_BESIDE_OTHERS):
-            counts = self._score(window, watermark, self._warehouse.released())
-            if counts is not None:
-                break
-        else:
-            with self._warehouse.held():
-                counts = self._score(window, watermark, nullcontext())
-        return StageReport(ANOMALY_SCORES.name, window, sum((counts or {}).values()), dict(counts or {}))
+            folds = self._read_folds(window, watermark)
+            if not folds:
+                return self._report(window, {})
+            with self._warehouse.released():
+                scores = [_scores_of(fold, window) for fold in folds]
+            with self._warehouse.transaction() as transaction:
+                if self._still_hold(transaction, folds):
+                    return self._report(window, _store_all(transaction, folds, scores, window))
+        with self._warehouse.held():  # others change it faster than it can be scored: now they wait
+            folds = self._read_folds(window, watermark)
+            scores = [_scores_of(fold, window) for fold in folds]
+            with self._warehouse.transaction() as transaction:
+                return self._report(window, _store_all(transaction, folds, scores, window))
 
-    def _score(
-        self, window: Window, watermark: datetime, meanwhile: AbstractContextManager[None]
-    ) -> dict[str, int] | None:
-        """Read, score and store; None where somebody has changed meanwhile what the scores rest on."""
+    def _read_folds(self, window: Window, watermark: datetime) -> list["_Fold"]:
+        """Read what there is to be scored, line by line; a line without anything new is left out."""
         with self._warehouse.reading() as connection:
             transaction = Transaction(connection)
             self._load_models(transaction)
-            lines = [line for line in self._lines if line.detectors]
-            found = [_read_fold(transaction, line, window, watermark) for line in lines]
-        counts = {f"rows_{line.bar_interval}": 0 for line in lines}
-        folds = [fold for fold in found if fold is not None]
-        if not folds:
-            return counts
-        with meanwhile:
-            folded = [(fold, _scores_of(fold, window)) for fold in folds]
-        with self._warehouse.transaction() as transaction:
-            if stored_models(transaction, self._learned) != self._models:
-                return None
-            if not all(fold.rests_on == _rests_on(transaction, fold.line, fold.span) for fold in folds):
-                return None
-            for fold, scores in folded:
-                counts[f"rows_{fold.line.bar_interval}"] = _store_scores(transaction, fold, scores, window)
-        return counts
+            found = [_read_fold(transaction, line, window, watermark) for line in self._lines if line.detectors]
+        return [fold for fold in found if fold is not None]
+
+    def _still_hold(self, transaction: Transaction, folds: Sequence["_Fold"]) -> bool:
+        """Return whether nobody has changed since what the folds rest on."""
+        return stored_models(transaction, self._learned) == self._models and all(
+            fold.rests_on == _rests_on(transaction, fold.line, fold.span) for fold in folds
+        )
+
+    def _report(self, window: Window, stored: Mapping[str, int]) -> StageReport:
+        counts = {
+            f"rows_{line.bar_interval}": stored.get(line.bar_interval, 0) for line in self._lines if line.detectors
+        }
+        return StageReport(ANOMALY_SCORES.name, window, sum(counts.values()), dict(counts))
 
 
 def _clear(transaction: Transaction, bar_interval: str, window: Window) -> None:
@@ -317,6 +318,14 @@ def _scores_of(fold: _Fold, window: Window) -> _Scores:
                 break  # what follows was computed from the very same state
     rows = pl.concat(kept).filter(pl.col("bar_start") >= floor(window.start, STEPS[line.bar_interval]))
     return _Scores(rows, reached, checkpoints[-CHECKPOINTS_KEPT:], new_states)
+
+
+def _store_all(
+    transaction: Transaction, folds: Sequence[_Fold], scores: Sequence[_Scores], window: Window
+) -> dict[str, int]:
+    """Store what the folds have come to, and return the number of scores by bar interval."""
+    pairs = zip(folds, scores, strict=True)
+    return {fold.line.bar_interval: _store_scores(transaction, fold, found, window) for fold, found in pairs}
 
 
 def _store_scores(transaction: Transaction, fold: _Fold, scores: _Scores, window: Window) -> int:

@@ -157,15 +157,13 @@ class MarketFollower:
 
     def _has_to_deliver(self, reports: list[StageReport]) -> bool:
         """Return whether these stages have raised alerts, or, looked at now and then, something is still to be sent."""
-        if any(report.asset == ALERTS.name and report.rows for report in reports):
-            return True
-        if time.monotonic() < self._looks_for_deliveries_at:
+        is_new = any(report.asset == ALERTS.name and report.rows for report in reports)
+        if not is_new and time.monotonic() < self._looks_for_deliveries_at:
             return False
         self._looks_for_deliveries_at = time.monotonic() + DELIVERIES_EVERY_SECONDS
-        return is_anything_unsent(self._warehouse)
+        return is_new or is_anything_unsent(self._warehouse)
 
     def _deliver(self, now: datetime) -> list[StageReport]:
-        self._looks_for_deliveries_at = time.monotonic() + DELIVERIES_EVERY_SECONDS
         return [deliver_alerts(self._warehouse, self._messenger, now, self._rules.current()).as_stage_report()]
 
     def _advanced_watermark(self, dirty: list[Window]) -> datetime | None:
