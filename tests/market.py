@@ -27,17 +27,22 @@ from cryptotrace_dagster.tables import (
 MARKET_END = datetime(2026, 1, 5, 12)
 PRICES = {"BTCUSDT": 61_250.0, "ETHUSDT": 2_640.0, "SOLUSDT": 148.0}
 PUMPED = "SOLUSDT"
+MINUTE = timedelta(minutes=1)
 
 
 def random_ticks(symbol: str, end: datetime, minutes: int, *, seed: int = 7, trades_a_minute: int = 40) -> pl.DataFrame:
-    """Return a seeded random walk of trades that ends just before `end`; SOLUSDT is pumped six minutes earlier."""
+    """Return a seeded random walk of trades that ends just before `end`; SOLUSDT is pumped in the sixth minute before.
+
+    In one whole minute: cut by the end of a minute it would be half as strange in each.
+    """
     generator = np.random.default_rng([seed, sum(symbol.encode())])
     count = minutes * trades_a_minute
     seconds = np.sort(generator.uniform(0, minutes * 60 - 0.001, count))
     size = np.exp(generator.normal(-2, 1.2, count))
     steps = generator.standard_t(4, count) * 0.00025
     if symbol == PUMPED:
-        pump = (seconds > (minutes - 6) * 60) & (seconds < (minutes - 5) * 60)
+        pumped_from = minutes * 60 - (end - floor(end, MINUTE)).total_seconds() - 6 * 60
+        pump = (seconds > pumped_from) & (seconds < pumped_from + 60)
         steps[pump] += 0.045 / max(int(pump.sum()), 1)
         size[pump] *= 14
     price = PRICES.get(symbol, 100.0) * np.exp(np.cumsum(steps))
@@ -118,7 +123,7 @@ def alert(alert_id: str, at: datetime, **values: object) -> dict[str, object]:
         "phase": "opening",
         "conversation_id": alert_id,
         "bar_interval": "1m",
-        "bar_start": floor(at, timedelta(minutes=1)),
+        "bar_start": floor(at, MINUTE),
         "detector": "combined",
         "score": 2.4,
         "event_time": at,
@@ -193,7 +198,7 @@ def _ranges(ticks: pl.DataFrame) -> pl.DataFrame:
 
 
 def _alerts(end: datetime) -> list[dict[str, object]]:
-    pump = end - timedelta(minutes=5, seconds=20)
+    pump = floor(end, MINUTE) - timedelta(minutes=5, seconds=20)
     return [
         alert("a1b2c3d4", pump),
         alert(
@@ -213,7 +218,7 @@ def _alerts(end: datetime) -> list[dict[str, object]]:
 
 
 def _deliveries(end: datetime) -> list[tuple[object, ...]]:
-    pump = end - timedelta(minutes=5, seconds=18)
+    pump = floor(end, MINUTE) - timedelta(minutes=5, seconds=18)
     return [
         ("a1b2c3d4", "default", 1, "retry", pump, pump + timedelta(seconds=1), 429, "rate limited for 1 s", None),
         ("a1b2c3d4", "default", 2, "delivered", pump + timedelta(seconds=1), None, 200, None, "1290000000000000001"),
