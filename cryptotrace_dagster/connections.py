@@ -12,7 +12,6 @@ import itertools
 import os
 import random
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any, Self, TypeVar
 
 import duckdb
 
+from cryptotrace_dagster.answering import answering
 from cryptotrace_dagster.errors import UserError
 
 _LAKE_PREFIX = "ducklake:"
@@ -31,11 +31,10 @@ _POSTGRES_PREFIX = "ducklake:postgres:"
 _WRITER_LOCK = 0x63727970746F  # any number that everyone who writes to the same catalog agrees on
 _CLAIMS = {"delivery": 0x63727970746E}  # what only one process may do at a time, and its lock in a lake's catalog
 _SECRETS = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^\s:/@]+:)[^\s@/]+(?=@)", re.IGNORECASE)
+BUSY_REMEDY = "try again, or end what holds it (an open notebook or shell on the live file does)."
 _MEMORY_LIMIT = "2GB"  # of DuckDB in each process; beyond it queries spill to disk
 _names = itertools.count()
-_LOOKS_AGAIN_AFTER = 0.002  # seconds, at a turnstile; a look costs a microsecond
-_STAYS_OPEN = 0.1  # seconds after the last question
-_OPEN_AT_MOST = 2.0  # seconds, however many questions follow each other
+LOOKS_AGAIN_AFTER = 0.002  # seconds, at a turnstile; a look costs a microsecond
 _Result = TypeVar("_Result")
 
 
@@ -100,13 +99,13 @@ def connected(
     if address.is_lake:
         opening = _connected_lake(address, read_only, wait_seconds)
     else:
-        opening = _connected_file(address, read_only, wait_seconds, threads)
-    with opening as connection, _explaining(address, connection):
+        opening = connected_file(address, read_only, wait_seconds, threads)
+    with opening as connection, explaining(address, connection):
         yield connection
 
 
 @contextmanager
-def _explaining(address: StoreAddress, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def explaining(address: StoreAddress, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Let a connection speak UTC, explain its errors, and leave no transaction of it open."""
     connection.execute("SET TimeZone = 'UTC'")
     try:
@@ -169,94 +168,20 @@ def is_being_written(address: StoreAddress) -> bool:
         return not turnstile.is_passed(deadline=time.monotonic())
 
 
-class SharedOpening:
-    """A DuckDB file, open for reading, that all threads of a process share and that stays open from question to question.
-
-    To open a file takes longer than most answers do. It is closed when nobody has asked for a moment, and as soon as the
-    last asker has gone while a writer waits in the turnstile, which lets no new asker in. Of one file a process may have
-    only one: closing one of two would drop the other's lock (POSIX).
-    """
-
-    def __init__(self, address: StoreAddress, wait_seconds: float) -> None:
-        self._address = address
-        self._wait_seconds = wait_seconds
-        self._door = threading.Lock()  # whoever opens, or waits for a writer, keeps it
-        self._state = threading.Condition()
-        self._opening: contextlib.ExitStack | None = None
-        self._database: duckdb.DuckDBPyConnection | None = None
-        self._name = ""
-        self._askers = 0
-        self._opened_at = self._asked_at = 0.0
-
-    @contextmanager
-    def lent(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Lend a connection of one's own for a moment; the errors are those of `connected`."""
-        cursor = self._entered()
-        try:
-            with _explaining(self._address, cursor):
-                yield cursor
-        finally:
-            cursor.close()
-            with self._state:
-                self._askers -= 1
-                self._asked_at = time.monotonic()
-                self._state.notify_all()
-
-    def _entered(self) -> duckdb.DuckDBPyConnection:
-        arrived_at = time.monotonic()
-        with self._door:
-            with self._state:
-                # Who was here before the file was opened comes in, although a writer may have come since.
-                if self._database is not None and arrived_at > self._opened_at and self._has_to_close():
-                    self._state.wait_for(lambda: self._database is None, self._wait_seconds)
-                if self._database is not None:
-                    return self._cursor(self._database)
-            opening = contextlib.ExitStack()
-            database = opening.enter_context(
-                _connected_file(self._address, True, self._wait_seconds, threads=1, is_shared=True)
-            )
-            with self._state:
-                self._opening, self._database, self._opened_at = opening, database, time.monotonic()
-                self._name = _standing_in(database)
-                # No daemon: one that is inside DuckDB when the interpreter ends takes the process down with SIGABRT.
-                threading.Thread(target=self._close_in_time).start()
-                return self._cursor(database)
-
-    def _cursor(self, database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-        cursor = database.cursor()
-        cursor.execute(f"USE {self._name}")
-        self._askers += 1
-        return cursor
-
-    def _close_in_time(self) -> None:
-        with self._state:
-            while self._askers or not (self._has_been_idle() or self._has_to_close()):
-                self._state.wait(_LOOKS_AGAIN_AFTER)
-            if self._opening is not None:
-                self._opening.close()
-            self._opening = self._database = None
-            self._state.notify_all()
-
-    def _has_been_idle(self) -> bool:
-        """Return whether nobody has asked for a moment, or nobody will ask any more because the program ends."""
-        return time.monotonic() - self._asked_at > _STAYS_OPEN or not threading.main_thread().is_alive()
-
-    def _has_to_close(self) -> bool:
-        """Return whether a writer is there, or another file may stand in the place of this one."""
-        return is_being_written(self._address) or time.monotonic() - self._opened_at > _OPEN_AT_MOST
-
-
 @contextmanager
-def _connected_file(
+def connected_file(
     address: StoreAddress, read_only: bool, wait_seconds: float, threads: int | None = None, *, is_shared: bool = False
 ) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Lend a connection to a file; who writes to it answers others' questions while the block lasts (answering.py).
+
+    With `is_shared` a reader's connection serves all of its process; the errors are those of `connected`.
+    """
     path = Path(address.url)
     if read_only and not path.exists():
         raise WarehouseMissingError(
             f"There is no warehouse at {path} yet. Start `cryptotrace up`, or set WAREHOUSE_URL or DATA_DIR."
         )
     busy = f"The warehouse {path} was in use for {wait_seconds:g} s"
-    remedy = "try again, or end what holds it (an open notebook or shell on the live file does)."
     is_running = is_shared or not read_only  # a DuckDB that the file is attached to
 
     def open_file() -> duckdb.DuckDBPyConnection:
@@ -266,18 +191,20 @@ def _connected_file(
             return duckdb.connect(str(path), read_only=True, config={"memory_limit": _MEMORY_LIMIT})
         except duckdb.Error as error:
             if _is_lock_conflict(error):
-                raise WarehouseBusyError(f"{busy}{_holder(error)}: {remedy}") from error
+                raise WarehouseBusyError(f"{busy}{_holder(error)}: {BUSY_REMEDY}") from error
             raise _explained(address, error, "could not be opened") from error
 
     deadline = time.monotonic() + wait_seconds
     with contextlib.ExitStack() as stack:
         turnstile = stack.enter_context(_Turnstile(Path(f"{path}.turn"), stays=not read_only))
         if not turnstile.is_passed(deadline) and not read_only:
-            raise WarehouseBusyError(f"{busy} by who else writes to it: {remedy}")
+            raise WarehouseBusyError(f"{busy} by who else writes to it: {BUSY_REMEDY}")
         connection = _patiently(open_file, deadline - time.monotonic())
         if read_only:
             turnstile.leave()  # not before: the next writer would be quicker
         stack.callback(functools.partial(_detach_file, path, connection) if is_running else connection.close)
+        if not read_only:
+            stack.enter_context(answering(path, connection))
         yield connection
 
 
@@ -300,7 +227,7 @@ def _attached_file(path: Path, *, read_only: bool, threads: int | None) -> duckd
     return connection
 
 
-def _standing_in(connection: duckdb.DuckDBPyConnection) -> str:
+def standing_in(connection: duckdb.DuckDBPyConnection) -> str:
     """Return the name by which the database goes that a connection stands in."""
     (name,) = connection.execute("SELECT current_database()").fetchone() or ("memory",)
     return str(name)
@@ -309,7 +236,7 @@ def _standing_in(connection: duckdb.DuckDBPyConnection) -> str:
 def _detach_file(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
     """Close an attached file, which folds its log into it, and leave no lock behind whatever happens."""
     try:
-        name = _standing_in(connection)
+        name = standing_in(connection)
         connection.execute("USE memory")
         connection.execute(f"DETACH {name}")
     except (
@@ -376,7 +303,7 @@ class _Turnstile:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     return False
-                time.sleep(_LOOKS_AGAIN_AFTER)
+                time.sleep(LOOKS_AGAIN_AFTER)
             else:
                 break
         return True

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import polars as pl
 
-from cryptotrace_dagster.connections import is_being_written
 from cryptotrace_dagster.domain.windows import Window, floor, utc_now
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError
@@ -35,7 +34,6 @@ FINAL_OUTCOMES = ("delivered", "given_up", "skipped")
 READER_PATIENCE_SECONDS = 10.0
 OVERDUE_AFTER = timedelta(minutes=1)
 _ASKED_AT_ONCE = 32  # questions; the same one is never asked twice at once
-_REPEATED_FOR = 2.0  # seconds; a micro-batch is written every second
 _REMEMBERED_ANSWERS = 256
 _REMEMBERED_ROWS = 20_000  # a larger answer is cheaper to read again than to keep
 
@@ -84,8 +82,7 @@ class Reader:
     """Answers questions about a warehouse, and repeats an answer while it is still true.
 
     An answer is reused while the data version stands, and in any case for `fresh_for` seconds: however many people
-    look, a question reaches the warehouse a few times a second at most, and ingestion finds it free. While something is
-    being written, one of a moment ago is repeated rather than waited for; when that takes long, an answer of up to
+    look, a question reaches the warehouse a few times a second at most. Where nobody answers, an answer of up to
     `stale_for` seconds ago is better than none.
     """
 
@@ -130,10 +127,8 @@ class Reader:
             answer = self._answers.get(question)
         if answer is None:
             return None
-        age = time.monotonic() - answer.read_at
-        if age < fresh_for or answer.version == data_version(self.warehouse):
-            return answer.rows
-        return answer.rows if age < _REPEATED_FOR and is_being_written(self.warehouse.address) else None
+        is_fresh = time.monotonic() - answer.read_at < fresh_for
+        return answer.rows if is_fresh or answer.version == data_version(self.warehouse) else None
 
     def _remember(self, question: tuple[object, ...], answer: _Answer) -> None:
         if answer.rows.height > _REMEMBERED_ROWS:

@@ -18,8 +18,8 @@ import duckdb
 import polars as pl
 
 from cryptotrace_dagster import schema
+from cryptotrace_dagster.answering import Parameters
 from cryptotrace_dagster.connections import (
-    SharedOpening,
     StorageError,
     StorageFullError,
     StoreAddress,
@@ -30,6 +30,7 @@ from cryptotrace_dagster.connections import (
     file_beside,
 )
 from cryptotrace_dagster.domain.windows import Window, utc_now
+from cryptotrace_dagster.shared_opening import SharedOpening
 from cryptotrace_dagster.tables import ALL_TABLES, SCHEMA_VERSION, SCHEMA_VERSIONS, Table
 
 LOCK_WAIT_SECONDS = 60.0
@@ -57,13 +58,11 @@ class Transaction:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.connection = connection
 
-    def query(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> pl.DataFrame:
+    def query(self, sql: str, parameters: Parameters = ()) -> pl.DataFrame:
         """Return the rows of a query, seeing this transaction's own writes."""
         return self.connection.execute(sql, parameters).pl()
 
-    def execute(
-        self, sql: str, parameters: Sequence[object] | Mapping[str, object] = (), **frames: pl.DataFrame
-    ) -> int:
+    def execute(self, sql: str, parameters: Parameters = (), **frames: pl.DataFrame) -> int:
         """Run INSERT or DELETE and return how many rows it touched; `frames` can be named in the SQL."""
         for name, frame in frames.items():
             self.connection.register(name, frame)
@@ -165,8 +164,10 @@ class Warehouse:
                 row = {"version": [SCHEMA_VERSION], "migrated_at": [utc_now()]}
                 transaction.append(SCHEMA_VERSIONS, pl.DataFrame(row, schema=SCHEMA_VERSIONS.polars_schema))
 
-    def read(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> pl.DataFrame:
-        """Return the rows of one read-only query."""
+    def read(self, sql: str, parameters: Parameters = ()) -> pl.DataFrame:
+        """Return the rows of one read-only query; a store whose opening is shared does not wait for who writes to it."""
+        if self._opening is not None and self._held is None:
+            return self._opening.read(sql, parameters)
         with self.reading() as connection:
             return connection.execute(sql, parameters).pl()
 

@@ -6,12 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cryptotrace_dagster import queries
 from cryptotrace_dagster.queries import Reader, data_version
 from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError
 from cryptotrace_dagster.tables import RAW_TICKS
 from tests.builders import ticks
-from tests.stores import of_a_file
 
 COUNT = "SELECT count(*) AS trades FROM raw_ticks"
 
@@ -108,23 +106,6 @@ def test_while_the_store_is_busy_the_last_answer_is_better_than_none(counted: Co
         patient.read("SELECT 1")  # never answered before
     counted.is_busy = False
     assert patient.read(COUNT).item() == 1
-
-
-@of_a_file
-def test_while_something_is_written_an_answer_of_a_moment_ago_is_repeated(
-    counted: CountingWarehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader = Reader(counted, fresh_for=0.0)
-    assert reader.read(COUNT).item() == 0
-    writer = Warehouse(counted.url)
-    with writer.transaction() as transaction:
-        transaction.append(RAW_TICKS, ticks({}))
-        assert reader.read(COUNT).item() == 0  # would have to wait for the end of this block
-        assert counted.reads == 1
-    assert reader.read(COUNT).item() == 1
-    monkeypatch.setattr(queries, "_REPEATED_FOR", 0.0)
-    add_a_tick(counted, 2)
-    assert reader.read(COUNT).item() == 2
 
 
 def test_a_reader_leaves_the_store_free_for_the_writer(counted: CountingWarehouse) -> None:

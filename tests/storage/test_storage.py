@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from cryptotrace_dagster import connections, schema, storage
+from cryptotrace_dagster import connections, schema, shared_opening, storage
 from cryptotrace_dagster.connections import without_secrets
 from cryptotrace_dagster.domain.windows import Window, utc_now
 from cryptotrace_dagster.schema import FoundSchema, Migration
@@ -328,7 +328,7 @@ def test_questions_that_follow_each_other_share_one_opening_and_see_what_was_wri
         openings.append(read_only)
         return attach(path, read_only=read_only, threads=threads)
 
-    monkeypatch.setattr(connections, "_STAYS_OPEN", 60.0)
+    monkeypatch.setattr(shared_opening, "_STAYS_OPEN", 60.0)
     monkeypatch.setattr(connections, "_attached_file", opened)
     reader = Warehouse(warehouse.url, shares_opening=True)
     count = partial(reader.read, f"SELECT count(*) FROM {RAW_TICKS.name}")
