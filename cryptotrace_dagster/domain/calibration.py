@@ -92,7 +92,7 @@ def _rates(tail: Tail, peak_before: Floats, scores: Floats, prior: TailPrior) ->
     lowest = np.where(np.isfinite(peak_before), peak_before, np.nan)
     threshold = _median_peak(tail.peaks, observed) if len(tail.peaks) else np.nan
     base = lowest if np.isnan(threshold) else np.full(len(scores), threshold)
-    excess_now = np.nan_to_num(np.maximum(lowest - base, 0.0))
+    excess_now = np.fmax(lowest - base, 0.0)  # 0 where nothing is known
     excesses = tail.peaks[tail.peaks > threshold] - threshold
     count = len(excesses) + (excess_now > 0)
     total = float(excesses.sum()) + excess_now

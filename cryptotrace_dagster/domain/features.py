@@ -99,11 +99,13 @@ HOURLY_BASELINE_QUERY = f"""
 
 # Arrivals are taken from the ticks themselves, for bars do not know when their trades were received.
 ARRIVALS_QUERY = f"""
-    SELECT symbol, time_bucket(INTERVAL '1 minute', trade_time) AS bar_start,
-           min(epoch_us(received_at) - epoch_us(trade_time)) / 1e6 AS latency_seconds,
-           (epoch_us(max(trade_time)) - epoch_us(time_bucket(INTERVAL '1 minute', min(trade_time)))) / 1e6
-               AS last_trade_second
-    FROM {RAW_TICKS.name} WHERE trade_time >= $start AND trade_time < $end GROUP BY ALL
+    SELECT symbol, make_timestamp(minute * 60_000_000) AS bar_start, latency / 1e6 AS latency_seconds,
+           (last - minute * 60_000_000) / 1e6 AS last_trade_second
+    FROM (
+        SELECT symbol, epoch_us(trade_time) // 60_000_000 AS minute,  -- time_bucket would take half as long again
+               min(epoch_us(received_at) - epoch_us(trade_time)) AS latency, max(epoch_us(trade_time)) AS last
+        FROM {RAW_TICKS.name} WHERE trade_time >= $start AND trade_time < $end GROUP BY ALL
+    )
 """
 
 _STALE_MINUTES = 60  # an indicator over an hour without a trade would describe the filling, not the market

@@ -9,6 +9,7 @@ Sources: La Morgia et al., "The Doge of Wall Street" (ACM TOIT 2023), for rush o
 Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory" (KDD 2017), for rates from tails.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from cryptotrace_dagster.domain.features import FAST_INTERVAL
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+_Earlier = tuple[NDArray[np.intp], NDArray[np.bool_]]  # where another bar is, and whether it is there
 
 STEP_SECONDS = 5
 WINDOWS = (3, 5)  # in bars; a pump lasts, a lone large order does not
@@ -117,8 +119,9 @@ def advance_surprises(state: State, bars: pl.DataFrame) -> Measured:
     tails = {key: Tail(**record) for key, record in state["tails"].items()}
     surprises: dict[int, dict[str, Floats]] = {width: {} for width in WINDOWS}
     log_rise: dict[int, Floats] = {}
+    earlier = _earlier(series["time"], max(WINDOWS))
     for width in WINDOWS:
-        measures = _measures(series, old, width)
+        measures = _measures(series, earlier[: width - 1], old, width)
         log_rise[width] = measures["rise"]
         for name in QUANTITIES:
             key = _key(name, width)
@@ -140,11 +143,9 @@ def _together(surprises: dict[str, Floats], log_rise: Floats) -> Floats:
     return np.where(is_pump_like | np.isnan(total), total, np.minimum(total, NOT_TOGETHER))
 
 
-def _measures(series: dict[str, Floats], old: int, width: int) -> dict[str, Floats]:
+def _measures(series: dict[str, Floats], earlier: Sequence[_Earlier], old: int, width: int) -> dict[str, Floats]:
     """Return the four quantities over the `width` bars that end with each new bar, as logarithms."""
-    bought, orders, rush = (
-        _sum_back(series["time"], series[name], width)[old:] for name in ("bought", "orders", "rush")
-    )
+    bought, orders, rush = (_sum_back(series[name], earlier)[old:] for name in ("bought", "orders", "rush"))
     rise = np.log(series["close"] / _reference(series, width))[old:]
     return {
         "rise": np.log(np.maximum(rise, SMALLEST_RISE)),
@@ -154,12 +155,16 @@ def _measures(series: dict[str, Floats], old: int, width: int) -> dict[str, Floa
     }
 
 
-def _sum_back(time: Floats, values: Floats, width: int) -> Floats:
-    """Return the sum over the last `width` steps, always added in the same order, so that cuts do not show."""
+def _earlier(time: Floats, width: int) -> list[_Earlier]:
+    """Return for each of the steps 1, 2, ... before a bar, up to a window's width, where its bar is, and if it is there."""
+    positions = [np.searchsorted(time, time - lag) for lag in range(1, width)]
+    return [(position, time[position] == time - lag) for lag, position in enumerate(positions, start=1)]
+
+
+def _sum_back(values: Floats, earlier: Sequence[_Earlier]) -> Floats:
+    """Return the sum over each bar and those before it, always added in the same order, so that cuts do not show."""
     total = values.copy()
-    for lag in range(1, width):
-        position = np.searchsorted(time, time - lag)
-        is_there = time[position] == time - lag
+    for position, is_there in earlier:
         total = total + np.where(is_there, values[position], 0.0)
     return total
 
