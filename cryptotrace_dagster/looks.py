@@ -91,6 +91,23 @@ def anomaly_state(score: float | None) -> AnomalyState:
     return next(state for state in ANOMALY_STATES if value >= state.least_score)
 
 
+@dataclass(frozen=True)
+class Badge:
+    """A state as a small label: shape, word and colour say the same."""
+
+    sign: str
+    word: str
+    color: str
+
+
+def symbol_badge(score: float | None, alert_severity: str | None) -> Badge:
+    """Return what to say of a symbol: its gravest alert of late, which is what people come to look for, else its score."""
+    if alert_severity is not None:
+        return Badge(SEVERITIES[alert_severity].sign, "alert", SEVERITIES[alert_severity].badge_color)
+    state = anomaly_state(score)
+    return Badge(state.sign, state.word, state.badge_color)
+
+
 def direction_sign(change: float) -> str:
     """Return the shape of a change: up, down or steady."""
     if change > 0:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
+from cryptotrace_dagster.domain.rules import Severity
 from cryptotrace_dagster.domain.windows import Window, floor, utc_now
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError
@@ -30,6 +31,7 @@ from cryptotrace_dagster.tables import (
     Table,
 )
 
+_SEVERITIES = ", ".join(f"'{severity.name}'" for severity in Severity)  # ascending, as SQL
 FINAL_OUTCOMES = ("delivered", "given_up", "skipped")
 READER_PATIENCE_SECONDS = 10.0
 OVERDUE_AFTER = timedelta(minutes=1)
@@ -212,9 +214,10 @@ def market_now(reader: Reader) -> datetime:
 
 
 def watch_list(reader: Reader) -> pl.DataFrame:
-    """Return one row per symbol: last price, change and volume over its last 24 hours, trades, missing trades, strangest score.
+    """Return one row per symbol: its last 24 hours, missing trades, and the strangest score and gravest alert of late.
 
-    The 24 hours end at the latest stored trade of any symbol, so that a replay of old data shows its own day.
+    The 24 hours end at the latest stored trade of any symbol, so that a replay of old data shows its own day. What is
+    of late is of the last 15 minutes.
     """
     return reader.read(
         f"""
@@ -234,14 +237,19 @@ def watch_list(reader: Reader) -> pl.DataFrame:
             FROM {ANOMALY_SCORES.name}, newest
             WHERE bar_start > newest.at - INTERVAL 15 MINUTE
             GROUP BY symbol
+        ), told AS (
+            SELECT symbol, arg_max(severity, list_position([{_SEVERITIES}], severity)) AS alert_severity
+            FROM {ALERTS.name}, newest
+            WHERE available_at > newest.at - INTERVAL 15 MINUTE AND retracted_at IS NULL
+            GROUP BY symbol
         ), missing AS (
             SELECT symbol, sum(last_missing_id - first_missing_id + 1)::BIGINT AS missing_trades
             FROM {TRADE_ID_GAPS.name} WHERE closed_at IS NULL GROUP BY symbol
         )
         SELECT day.symbol, last_price, (100 * (last_price::DOUBLE / first_price::DOUBLE - 1)) AS change_pct,
                high, low, volume, quote_volume, trade_count, last_trade_time, since,
-               anomaly_score, coalesce(missing_trades, 0) AS missing_trades
-        FROM day LEFT JOIN strangest USING (symbol) LEFT JOIN missing USING (symbol)
+               anomaly_score, alert_severity, coalesce(missing_trades, 0) AS missing_trades
+        FROM day LEFT JOIN strangest USING (symbol) LEFT JOIN told USING (symbol) LEFT JOIN missing USING (symbol)
         ORDER BY quote_volume DESC
         """
     )

@@ -101,6 +101,9 @@ class WatchedSymbol(BaseModel):
     last_trade_time: datetime = Field(description="Time of the newest trade.", examples=["2026-01-05T12:00:00Z"])
     since: datetime = Field(description="Start of the oldest bar counted.", examples=["2026-01-04T12:00:00Z"])
     anomaly_score: float | None = Field(description="Highest anomaly score of the last 15 minutes.", examples=[1.2])
+    alert_severity: str | None = Field(
+        description="Severity of the gravest alert of the last 15 minutes, if any.", examples=["critical"]
+    )
     missing_trades: int = Field(description="Trades known to be missing; 0 is proven complete.", examples=[0])
 
 

@@ -22,7 +22,7 @@ from cryptotrace_dagster.dashboard.source import (
     watched,
 )
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
-from cryptotrace_dagster.looks import anomaly_state, price_text, short_number
+from cryptotrace_dagster.looks import price_text, short_number, symbol_badge
 from cryptotrace_dagster.queries import market_now
 
 CARD_WIDTH = 172
@@ -60,7 +60,7 @@ def _watch_list() -> None:
 
 def _card(row: dict[str, object], spark: list[float]) -> None:
     price, change = float(row["last_price"]), float(row["change_pct"])  # type: ignore[arg-type]
-    state = anomaly_state(row["anomaly_score"])  # type: ignore[arg-type]
+    state = symbol_badge(row["anomaly_score"], row["alert_severity"])  # type: ignore[arg-type]
     symbol = str(row["symbol"])
     is_chosen = st.session_state.get("symbol", st.query_params.get("symbol")) == symbol
     with st.container(border=True, width=CARD_WIDTH, gap="xxsmall", key=f"card-{symbol}"):
@@ -75,7 +75,7 @@ def _card(row: dict[str, object], spark: list[float]) -> None:
         )
         volume = short_number(float(row["quote_volume"]))  # type: ignore[arg-type]
         st.markdown(
-            f":{state.badge_color}-badge[{state.sign} {state.word}] :small[:gray[{volume} in 24 h]]",
+            f":{state.color}-badge[{state.sign} {state.word}] :small[:gray[{volume} in 24 h]]",
         )
 
 
@@ -95,12 +95,13 @@ def _link_to(symbol: str, is_chosen: bool) -> str:
 
 def _watch_table(rows: pl.DataFrame, sparks: dict[str, list[float]]) -> None:
     # No Python inside Polars' expressions: several sessions' threads would wait for each other for good.
+    badges = map(symbol_badge, rows["anomaly_score"], rows["alert_severity"])
     table = rows.select(
         "symbol",
         pl.col("last_price").cast(pl.Float64),
         "change_pct",
         pl.col("quote_volume").cast(pl.Float64),
-        pl.Series("anomaly_score", [anomaly_state(score).word for score in rows["anomaly_score"]], pl.String),
+        pl.Series("state", [f"{badge.sign} {badge.word}" for badge in badges], pl.String),
         pl.Series("hour", [sparks.get(symbol, []) for symbol in rows["symbol"]], pl.List(pl.Float64)),
     )
     st.dataframe(
@@ -111,7 +112,7 @@ def _watch_table(rows: pl.DataFrame, sparks: dict[str, list[float]]) -> None:
             "last_price": st.column_config.NumberColumn("Last price"),
             "change_pct": st.column_config.NumberColumn("24 h change", format="%+.2f %%"),
             "quote_volume": st.column_config.NumberColumn("24 h traded", format="localized"),
-            "anomaly_score": "State",
+            "state": "State",
             "hour": st.column_config.LineChartColumn("Last hour"),
         },
         alt="All watched symbols with price, change, traded value, anomaly state and the last hour",

@@ -92,6 +92,11 @@ def test_the_watch_list_counts_what_is_missing(client: TestClient) -> None:
     assert rows["SOLUSDT"]["change_pct"] > 3
 
 
+def test_the_watch_list_names_the_gravest_alert_of_the_last_quarter_of_an_hour(client: TestClient) -> None:
+    rows = {row["symbol"]: row["alert_severity"] for row in client.get("/symbols").json()["items"]}
+    assert rows == {"SOLUSDT": "critical", "BTCUSDT": None, "ETHUSDT": None}  # Bitcoin's is of 50 minutes ago
+
+
 @pytest.mark.parametrize(
     ("text", "same"),
     [

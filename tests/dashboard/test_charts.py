@@ -18,6 +18,7 @@ from cryptotrace_dagster.looks import (
     direction_sign,
     price_text,
     short_number,
+    symbol_badge,
 )
 from cryptotrace_dagster.queries import Reader
 from cryptotrace_dagster.storage import Warehouse
@@ -101,6 +102,12 @@ def test_words_for_numbers() -> None:
     assert [short_number(value) for value in (950, 12_300, 4_560_000, 7.8e9)] == ["950", "12.3 k", "4.56 M", "7.8 G"]
     assert [counted(value, "trade") for value in (0, 1, 2000)] == ["0 trades", "1 trade", "2,000 trades"]
     assert [direction_sign(value) for value in (1.0, -1.0, 0.0)] == ["▲", "▼", "■"]
+
+
+def test_an_alert_of_late_says_more_of_a_symbol_than_its_score() -> None:
+    assert [symbol_badge(score, None).word for score in (None, 1.5)] == ["calm", "rare"]
+    told = symbol_badge(None, "critical")
+    assert (told.sign, told.word, told.color) == (SEVERITIES["critical"].sign, "alert", "red")
 
 
 def test_states_and_severities_differ_in_shape_and_not_only_in_colour() -> None:

@@ -22,7 +22,7 @@ def test_the_first_look_tells_market_and_machine(show: Show, filled: Path) -> No
     shown = words(app)
     assert "Live, last trade" in shown
     assert "20 trades missing" in shown
-    assert "extreme" in shown
+    assert "◆ alert" in shown
 
 
 def test_a_shared_address_opens_the_same_view(show: Show, filled: Path) -> None:
