@@ -12,6 +12,7 @@ class Sizes:
     repeats: int
     warm_ups: int
     feed_trades: int
+    feed_pairs: int  # each takes seconds, and the pairs spread by a third on a shared machine
     embedded_messages: int  # the embedded broker keeps about 5 MiB a partition
     kafka_messages: int
     day_ticks: int
@@ -29,6 +30,7 @@ FULL = Sizes(
     repeats=5,
     warm_ups=1,
     feed_trades=200_000,
+    feed_pairs=11,
     embedded_messages=300_000,
     kafka_messages=20_000_000,
     day_ticks=10_000_000,
@@ -38,13 +40,14 @@ FULL = Sizes(
     history="15m",
     lag_seconds=90.0,
     floor_runs=8,
-    starts=3,
+    starts=5,
     idle_seconds=60.0,
 )
 QUICK = Sizes(
     repeats=5,
     warm_ups=1,
     feed_trades=40_000,
+    feed_pairs=5,
     embedded_messages=100_000,
     kafka_messages=300_000,
     day_ticks=400_000,

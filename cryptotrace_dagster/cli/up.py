@@ -89,7 +89,7 @@ def _run(settings: "Settings", options: "Options", duration: float | None, *, op
     from cryptotrace_dagster.pipeline.rule_source import load_rules
     from cryptotrace_dagster.settings import RUNNING_FILE
     from cryptotrace_dagster.storage import Warehouse
-    from cryptotrace_dagster.supervisor.dagster_home import prepare_home, write_home
+    from cryptotrace_dagster.supervisor.dagster_home import write_home
     from cryptotrace_dagster.supervisor.display import Display
     from cryptotrace_dagster.supervisor.preflight import check_machine, data_folder_held, free_port
     from cryptotrace_dagster.supervisor.services import plan_system, running_file
@@ -111,7 +111,6 @@ def _run(settings: "Settings", options: "Options", duration: float | None, *, op
                 _clear_last_demo(plan)
             Warehouse(plan.settings.resolved_warehouse_url).create()
             write_home(plan.dagster_home, code_server_port)
-            prepare_home(plan.dagster_home, plan.log_folder / "dagster_home.log")
             running = plan.settings.data_dir / RUNNING_FILE
             running.write_text(running_file(plan), encoding="utf-8")
             try:

@@ -1,23 +1,16 @@
-"""Dagster's home on one machine, made ready before any service starts.
+"""Dagster's home on one machine, made ready before any service opens it.
 
 Owns the home's files, its migration by exactly one process (two that open a fresh SQLite home together can corrupt
-it), and the closing of runs that an earlier, killed system left under way. Runs as a process of its own, because the
+it), and the closing of runs that an earlier, killed system left under way. Runs as a service of its own, because the
 supervisor itself stays free of Dagster. Stays out: what Dagster runs (definitions) and talking to it (dagster_client).
 """
 
-import subprocess
 import sys
+import traceback
 from importlib import resources
 from pathlib import Path
 
 from cryptotrace_dagster.dagster_client import CODE_LOCATION
-from cryptotrace_dagster.errors import UserError
-
-_PREPARE_TIMEOUT_SECONDS = 120
-
-
-class DagsterHomeError(UserError):
-    """Dagster's home could not be made ready; the message says what to do."""
 
 
 def write_home(home: Path, code_server_port: int) -> Path:
@@ -37,28 +30,6 @@ def write_home(home: Path, code_server_port: int) -> Path:
     return workspace
 
 
-def prepare_home(home: Path, log_path: Path) -> None:
-    """Bring the home's databases to this release's schema and close runs that nobody works on any more.
-
-    Raises:
-        DagsterHomeError: Dagster could not open its home; the log names the reason.
-    """
-    with log_path.open("ab") as log:
-        done = subprocess.run(  # noqa: S603 - our own command line
-            [sys.executable, "-m", "cryptotrace_dagster.supervisor.dagster_home", str(home)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            timeout=_PREPARE_TIMEOUT_SECONDS,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise DagsterHomeError(
-            f"Dagster could not open its home {home}: read {log_path}; "
-            "if the databases in it are damaged, move the folder away and start again (trades are not kept there)."
-        )
-
-
 def _migrate_and_close_left_runs(home: Path) -> None:
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
@@ -75,5 +46,21 @@ def _migrate_and_close_left_runs(home: Path) -> None:
             instance.report_run_canceled(run, message="The system was stopped while this run was under way.")
 
 
+def main(home: Path) -> None:
+    """Bring the home's databases to this release's schema, and close runs that nobody works on any more.
+
+    Raises:
+        SystemExit: Dagster could not open its home; the last line printed says what to do.
+    """
+    try:
+        _migrate_and_close_left_runs(home)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(
+            f"Dagster could not open its home {home}: if the databases in it are damaged, move the folder away and "
+            "start again (trades are not kept there)."
+        )
+
+
 if __name__ == "__main__":
-    _migrate_and_close_left_runs(Path(sys.argv[1]))
+    main(Path(sys.argv[1]))

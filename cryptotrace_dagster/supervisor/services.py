@@ -299,12 +299,19 @@ def _feed(settings: Settings, after: tuple[str, ...]) -> Service:
 
 
 def _dagster(settings: Settings, code_server_port: int) -> tuple[Service, ...]:
-    workspace = str(settings.data_dir / "dagster_home" / "workspace.yaml")
+    home = settings.data_dir / "dagster_home"
+    workspace = str(home / "workspace.yaml")
     ui_url = f"http://127.0.0.1:{settings.dagster_port}"
     code_server = (sys.executable, "-m", "dagster", "api", "grpc", "--host", "127.0.0.1")
     return (
         Service(
-            name="code server",
+            name="dagster home",
+            command=(sys.executable, "-m", "cryptotrace_dagster.supervisor.dagster_home", str(home)),
+            is_ready=lambda: True,
+            runs_once=True,
+        ),
+        Service(
+            name="code server",  # it loads the code and does not open the home
             command=(
                 *code_server,
                 *("--port", str(code_server_port), "--module-name", "cryptotrace_dagster.definitions"),
@@ -320,7 +327,7 @@ def _dagster(settings: Settings, code_server_port: int) -> tuple[Service, ...]:
                 *("--host", settings.bind_host, "--port", str(settings.dagster_port)),
             ),
             is_ready=lambda: url_answers(f"{ui_url}/server_info"),
-            after=("code server",),
+            after=("code server", "dagster home"),
             stop_wave=2,
             address=settings.dagster_url,
         ),
@@ -332,7 +339,7 @@ def _dagster(settings: Settings, code_server_port: int) -> tuple[Service, ...]:
                 *("--log-level", "warning"),
             ),
             is_ready=lambda: dagster_daemon_is_healthy(ui_url),
-            after=("code server",),
+            after=("code server", "dagster home"),
         ),
     )
 
