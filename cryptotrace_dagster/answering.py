@@ -78,6 +78,7 @@ class _Answerer:
                 Path(address).unlink()
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(address)
+            Path(address).chmod(0o600)  # whatever the umask: who connects puts SQL to this process
         self._listener.listen(64)
         self._path = _socket_path(file)
         (name,) = connection.execute("SELECT current_database()").fetchone() or ("memory",)

@@ -90,6 +90,12 @@ def test_a_question_cannot_change_anything(file: Warehouse, server: Warehouse, c
     assert file.read(COUNT).item() == 1
 
 
+def test_only_the_owner_can_ask(file: Warehouse) -> None:
+    with file.held():
+        assert Path(f"{file.url}.answers").stat().st_mode & 0o777 == 0o600
+    assert not Path(f"{file.url}.answers").exists()
+
+
 def test_a_wrong_question_fails_with_its_reason_when_the_writer_has_gone(file: Warehouse, server: Warehouse) -> None:
     with held_for(file, seconds=0.3), pytest.raises(duckdb.BinderException, match="colour"):
         server.read("SELECT colour FROM raw_ticks")
