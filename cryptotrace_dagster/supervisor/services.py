@@ -311,7 +311,7 @@ def _dagster(settings: Settings, code_server_port: int) -> tuple[Service, ...]:
             runs_once=True,
         ),
         Service(
-            name="code server",  # it loads the code and does not open the home
+            name="code server",
             command=(
                 *code_server,
                 *("--port", str(code_server_port), "--module-name", "cryptotrace_dagster.definitions"),
@@ -319,6 +319,8 @@ def _dagster(settings: Settings, code_server_port: int) -> tuple[Service, ...]:
             ),
             is_ready=lambda: port_answers(code_server_port),
             stop_wave=2,
+            # Who calls it says which home is meant. By itself it would open one too, at the same time as who makes it.
+            environment={"DAGSTER_HOME": ""},
         ),
         Service(
             name="dagster ui",
