@@ -79,9 +79,8 @@ def _guard(path: Path) -> int:
         if outcome.refused:
             raise WrongWorkError(f"no figure for {', '.join(outcome.refused)}")
         for row in outcome.rows:
-            print(
-                f"{row.name}: {row.ratio:.3g}, recorded {recorded.get(row.name, float('nan')):.3g}" if row.ratio else ""
-            )
+            if row.name in recorded:
+                print(f"{row.name}: {row.ratio:.3g}, recorded {recorded[row.name]:.3g}")
         return outcome.rows
 
     lost = confirmed_losses(measure, recorded)
