@@ -37,13 +37,17 @@ def asked(file: Path, sql: str, parameters: Parameters, wait_seconds: float) -> 
     """Return the rows that whoever writes to the file answers, or None where nobody answers.
 
     Raises:
-        RefusedError: the question failed, or took longer than the writer had the file.
+        RefusedError: the question failed, took longer than the writer had the file, or cannot be sent.
     """
+    try:
+        question = _question(sql, parameters)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:  # nothing that Arrow knows
+        raise RefusedError from error
     with ExitStack() as stack, suppress(OSError):  # no socket, none behind it, or one that broke off
         connection = stack.enter_context(socket.socket(socket.AF_UNIX))
         connection.settimeout(wait_seconds)
         connection.connect(stack.enter_context(_address(file)))
-        connection.sendall(_question(sql, parameters))
+        connection.sendall(question)
         connection.shutdown(socket.SHUT_WR)
         reply = _everything_from(connection)
         if len(reply) < _HEADER.size:
@@ -56,10 +60,10 @@ def asked(file: Path, sql: str, parameters: Parameters, wait_seconds: float) -> 
 
 
 @contextmanager
-def answering(file: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Answer questions about the database that a connection stands in while the block lasts, in threads of its own."""
+def answering(file: Path, connection: duckdb.DuckDBPyConnection, name: str) -> Iterator[None]:
+    """Answer questions about a database, which the connection knows by this name, while the block lasts."""
     try:
-        answerer = _Answerer(file, connection)
+        answerer = _Answerer(file, connection, name)
     except OSError:  # no socket can be made in this folder: readers wait for their turn instead
         yield
         return
@@ -72,7 +76,7 @@ def answering(file: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[Non
 class _Answerer:
     """Takes questions at the socket until it is stopped; the file has one, because it has one writer."""
 
-    def __init__(self, file: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, file: Path, connection: duckdb.DuckDBPyConnection, name: str) -> None:
         with _address(file) as address:
             with suppress(FileNotFoundError):  # of a writer that was killed
                 Path(address).unlink()
@@ -81,7 +85,6 @@ class _Answerer:
             Path(address).chmod(0o600)  # whatever the umask: who connects puts SQL to this process
         self._listener.listen(64)
         self._path = _socket_path(file)
-        (name,) = connection.execute("SELECT current_database()").fetchone() or ("memory",)
         self._database, self._name = connection.cursor(), name
         self._asking: set[duckdb.DuckDBPyConnection] = set()
         self._lock = threading.Lock()

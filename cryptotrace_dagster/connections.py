@@ -204,7 +204,7 @@ def connected_file(
             turnstile.leave()  # not before: the next writer would be quicker
         stack.callback(functools.partial(_detach_file, path, connection) if is_running else connection.close)
         if not read_only:
-            stack.enter_context(answering(path, connection))
+            stack.enter_context(answering(path, connection, standing_in(connection)))
         yield connection
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
+from cryptotrace_dagster.answering import Parameters
 from cryptotrace_dagster.domain.rules import Severity
 from cryptotrace_dagster.domain.windows import Window, floor, utc_now
 from cryptotrace_dagster.settings import Settings
@@ -96,9 +97,7 @@ class Reader:
         self._lock = threading.Lock()
         self._askers = [threading.Lock() for _ in range(_ASKED_AT_ONCE)]
 
-    def read(
-        self, sql: str, parameters: Sequence[object] | Mapping[str, object] = (), *, fresh_for: float | None = None
-    ) -> pl.DataFrame:
+    def read(self, sql: str, parameters: Parameters = (), *, fresh_for: float | None = None) -> pl.DataFrame:
         """Return the rows of one read-only query; an answer that is `fresh_for` seconds old will do."""
         fresh_for = self._fresh_for if fresh_for is None else fresh_for
         bound = tuple(sorted(parameters.items())) if isinstance(parameters, Mapping) else tuple(parameters)

@@ -15,6 +15,7 @@ import duckdb
 import httpx
 import polars as pl
 
+from cryptotrace_dagster.answering import Parameters
 from cryptotrace_dagster.api.app import create_app
 from cryptotrace_dagster.bench.load import API_REQUESTS_PER_SECOND, VIEWERS, Load, api_paths, look
 from cryptotrace_dagster.bench.rows import Row, Target, require
@@ -47,7 +48,7 @@ _BARE_REPEATS = 30
 _LONGEST_EXTRA_SECONDS = 900.0
 
 Questions = dict[str, Callable[[Reader], object]]
-Query = tuple[str, Sequence[object] | Mapping[str, object]]
+Query = tuple[str, Parameters]
 
 
 def measure_reads(sizes: Sizes) -> list[Row]:
@@ -234,7 +235,7 @@ class _RecordingWarehouse(Warehouse):
         super().__init__(url)
         self.queries: list[Query] = []
 
-    def read(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> pl.DataFrame:
+    def read(self, sql: str, parameters: Parameters = ()) -> pl.DataFrame:
         """Return the rows, and remember the query."""
         self.queries.append((sql, parameters))
         return super().read(sql, parameters)

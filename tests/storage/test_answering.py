@@ -101,6 +101,11 @@ def test_a_wrong_question_fails_with_its_reason_when_the_writer_has_gone(file: W
         server.read("SELECT colour FROM raw_ticks")
 
 
+def test_a_value_that_cannot_be_sent_is_refused_by_the_file_with_its_reason(file: Warehouse, server: Warehouse) -> None:
+    with held_for(file, seconds=0.3), pytest.raises(duckdb.InvalidInputException):
+        server.read("SELECT ?", [10**40])  # beyond every integer of Arrow and of DuckDB
+
+
 def test_a_writer_does_not_wait_for_a_long_question_which_is_answered_all_the_same(
     file: Warehouse, server: Warehouse
 ) -> None:
