@@ -205,6 +205,7 @@ def connected_file(
         stack.callback(functools.partial(_detach_file, path, connection) if is_running else connection.close)
         if not read_only:
             stack.enter_context(answering(path, connection, standing_in(connection)))
+            stack.callback(_fold_log, connection)
         yield connection
 
 
@@ -233,8 +234,14 @@ def standing_in(connection: duckdb.DuckDBPyConnection) -> str:
     return str(name)
 
 
+def _fold_log(connection: duckdb.DuckDBPyConnection) -> None:
+    """Fold the log into the file, which closing it would do, too, but with nobody left to answer questions meanwhile."""
+    with contextlib.suppress(duckdb.Error):  # a full disk: closing meets it again, and knows what to do
+        connection.execute("CHECKPOINT")
+
+
 def _detach_file(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    """Close an attached file, which folds its log into it, and leave no lock behind whatever happens."""
+    """Close an attached file, its log folded into it or not, and leave no lock behind whatever happens."""
     try:
         name = standing_in(connection)
         connection.execute("USE memory")
