@@ -19,6 +19,7 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
+import structlog
 
 _ANSWERED_AT_ONCE = 4  # more would only take the processors from one another
 _FINISHES_WITHIN = 0.25  # seconds that a writer at its end leaves to the questions under way
@@ -27,6 +28,8 @@ _HEADER = struct.Struct(">?Q")  # whether it is an answer, and how many bytes fo
 _QUESTION = "question"  # the column of the SQL; the others are its parameters
 
 Parameters = Sequence[object] | Mapping[str, object]
+
+log = structlog.get_logger(__name__)
 
 
 class RefusedError(Exception):
@@ -87,7 +90,7 @@ class _Answerer:
         self._path = _socket_path(file)
         self._database, self._name = connection.cursor(), name
         self._asking: set[duckdb.DuckDBPyConnection] = set()
-        self._lock = threading.Lock()
+        self._state = threading.Condition()
         self._is_over = False
         self._workers = ThreadPoolExecutor(_ANSWERED_AT_ONCE, "answering")
         self._door = threading.Thread(target=self._let_in, name="answering", daemon=True)
@@ -99,18 +102,14 @@ class _Answerer:
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes who waits there
         self._door.join()
         self._listener.close()
-        impatience = threading.Timer(_FINISHES_WITHIN, self._interrupt)
-        impatience.start()
-        self._workers.shutdown(cancel_futures=True)
-        impatience.cancel()
-        impatience.join()
-        self._database.close()
-
-    def _interrupt(self) -> None:
-        with self._lock:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        with self._state:
+            self._state.wait_for(lambda: not self._asking, _FINISHES_WITHIN)
             self._is_over = True
             for cursor in self._asking:
                 cursor.interrupt()
+        self._workers.shutdown()
+        self._database.close()
 
     def _let_in(self) -> None:
         with suppress(OSError):  # the end
@@ -133,17 +132,18 @@ class _Answerer:
     def _rows(self, sql: str, parameters: Parameters) -> bytes:
         """Return the rows as an Arrow stream, read in a transaction that cannot write and that the question cannot end."""
         cursor = self._database.cursor()
-        with self._lock:
-            self._asking.add(cursor)
         try:
-            if self._is_over:
-                raise duckdb.InterruptException
+            with self._state:
+                if self._is_over:
+                    raise duckdb.InterruptException
+                self._asking.add(cursor)
             cursor.execute(f"USE {self._name}; SET TimeZone = 'UTC'; BEGIN TRANSACTION READ ONLY")
             (statement,) = cursor.extract_statements(sql)
             return _as_stream(cursor.execute(statement, parameters).pl())
         finally:
-            with self._lock:
+            with self._state:
                 self._asking.discard(cursor)
+                self._state.notify_all()
             with suppress(duckdb.Error):
                 cursor.rollback()
             cursor.close()
@@ -172,8 +172,10 @@ def _everything_from(peer: socket.socket) -> bytes:
         return stream.read()
 
 
-def _close(asker: socket.socket, _answer: Future[None]) -> None:
+def _close(asker: socket.socket, answer: Future[None]) -> None:
     asker.close()
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        log.error("answering.failed", exc_info=error)  # an error of our own: who asked tries again, in vain
 
 
 def _socket_path(file: Path) -> Path:

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from cryptotrace_dagster import answering
+from cryptotrace_dagster import answering, connections
 from cryptotrace_dagster.storage import StorageError, Warehouse, WarehouseBusyError
 from cryptotrace_dagster.tables import RAW_TICKS
 from tests.builders import NOON, ticks
@@ -121,6 +122,26 @@ def test_a_writer_does_not_wait_for_a_long_question_which_is_answered_all_the_sa
         assert time.monotonic() - end < 1.5
         assert not total.done()
         assert total.result().item() > expected
+
+
+def test_questions_are_answered_until_the_log_is_folded_into_the_file(
+    file: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing the file is then a matter of a millisecond."""
+    log = Path(f"{file.url}.wal")
+    was_there = []
+
+    @contextmanager
+    def noting(*arguments: Any) -> Iterator[None]:
+        with answering.answering(*arguments):
+            yield
+            was_there.append(log.exists())
+
+    monkeypatch.setattr(connections, "answering", noting)
+    with file.transaction() as transaction:
+        transaction.append(RAW_TICKS, ticks({}))
+    assert was_there == [False]
+    assert file.read(COUNT).item() == 1
 
 
 def test_a_writer_that_was_killed_leaves_nothing_that_disturbs(file: Warehouse, server: Warehouse) -> None:
