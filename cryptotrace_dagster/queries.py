@@ -25,6 +25,7 @@ from cryptotrace_dagster.tables import (
     ALERTS,
     ANOMALY_SCORES,
     DEAD_LETTERS,
+    FINAL_OUTCOMES,
     INGESTED_OFFSETS,
     OHLC_BARS,
     TRADE_ID_GAPS,
@@ -33,7 +34,6 @@ from cryptotrace_dagster.tables import (
 )
 
 _SEVERITIES = ", ".join(f"'{severity.name}'" for severity in Severity)  # ascending, as SQL
-FINAL_OUTCOMES = ("delivered", "given_up", "skipped")
 READER_PATIENCE_SECONDS = 10.0
 OVERDUE_AFTER = timedelta(minutes=1)
 _ASKED_AT_ONCE = 32  # questions; the same one is never asked twice at once
@@ -313,11 +313,12 @@ def data_health(reader: Reader) -> DataHealth:
                 SELECT 1 FROM {ALERT_DELIVERIES.name} AS d
                 WHERE d.alert_id = a.alert_id AND d.outcome IN {FINAL_OUTCOMES})
             ) AS undelivered_alerts,
-            (SELECT count(*) FROM {ALERTS.name} AS a WHERE raised_at < ? AND NOT EXISTS (
+            (SELECT count(*) FROM {ALERTS.name} AS a WHERE raised_at < $due AND NOT EXISTS (
                 SELECT 1 FROM {ALERT_DELIVERIES.name} AS d
-                WHERE d.alert_id = a.alert_id AND d.outcome IN {FINAL_OUTCOMES})
-            ) AS overdue_alerts
+                WHERE d.alert_id = a.alert_id
+                AND (d.outcome IN {FINAL_OUTCOMES} OR (d.outcome = 'held' AND d.retry_at >= $due)))
+            ) AS overdue_alerts  -- but for those that quiet hours or a digest hold until later
         """,
-        [floor(utc_now() - OVERDUE_AFTER, timedelta(seconds=15))],
+        {"due": floor(utc_now() - OVERDUE_AFTER, timedelta(seconds=15))},
     ).row(0, named=True)
     return DataHealth(**row)

@@ -364,6 +364,8 @@ ALERT_DELIVERIES = Table(
     time_column="attempted_at",
 )
 
+FINAL_OUTCOMES = ("delivered", "given_up", "skipped")  # of a delivery; any other is followed by another attempt
+
 DIRTY_WINDOWS = Table(
     name="dirty_windows",
     description="Time ranges whose bars, features, scores and alerts new ticks have made stale. Recorded with the ticks, "

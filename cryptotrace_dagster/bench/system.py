@@ -29,6 +29,7 @@ from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.exchange.simulated import DEFAULT_SYMBOLS
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
+from cryptotrace_dagster.tables import FINAL_OUTCOMES
 
 START_TARGET = Target(1.5)
 IDLE_CPU_TARGET = Target(15.0, of_value=True)
@@ -121,8 +122,8 @@ def _wait_until_delivered(system: RunningSystem, outside: Outside) -> None:
 
     def is_done() -> bool:
         open_alerts = _warehouse(system).read(
-            "SELECT count(*) FROM alerts WHERE alert_id NOT IN (SELECT alert_id FROM alert_deliveries "
-            "WHERE outcome IN ('delivered', 'skipped', 'given_up'))"
+            "SELECT count(*) FROM alerts WHERE alert_id NOT IN "
+            f"(SELECT alert_id FROM alert_deliveries WHERE outcome IN {FINAL_OUTCOMES})"
         )
         return bool(open_alerts.item() == 0)
 

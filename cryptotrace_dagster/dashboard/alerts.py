@@ -34,7 +34,8 @@ _OUTCOMES = {
     "retry": ":orange-badge[:material/refresh: being sent again]",
     "unknown": ":orange-badge[:material/help: sent, answer lost]",
     "given_up": ":red-badge[:material/close: not delivered]",
-    "skipped": ":gray-badge[:material/notifications_off: no channel set]",
+    "held": ":blue-badge[:material/schedule: held until later]",
+    "skipped": ":gray-badge[:material/notifications_off: not sent]",
     None: ":orange-badge[:material/hourglass_top: waiting]",
 }
 

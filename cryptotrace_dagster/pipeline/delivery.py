@@ -23,9 +23,8 @@ from cryptotrace_dagster.notify.messenger import Messenger
 from cryptotrace_dagster.notify.transport import Sent
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERT_RULE_VERSIONS, ALERTS, OHLC_BARS
+from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERT_RULE_VERSIONS, ALERTS, FINAL_OUTCOMES, OHLC_BARS
 
-FINAL = ("delivered", "given_up", "skipped")
 GIVE_UP_AFTER = timedelta(hours=24)
 HISTORY_AFTER = timedelta(hours=1)  # an alert found so long after it could have rung is history, not news
 FIRST_BACK_OFF, LONGEST_BACK_OFF = timedelta(seconds=1), timedelta(minutes=5)
@@ -150,7 +149,7 @@ def is_anything_unsent(warehouse: Warehouse) -> bool:
     """Return whether an alert is without any attempt, or the latest one on a route was not the last; cheap to ask."""
     with warehouse.reading() as connection:
         row = connection.execute(
-            f"SELECT EXISTS (FROM ({_LATEST_ATTEMPTS}) WHERE outcome NOT IN {FINAL}) OR EXISTS ({_UNTRIED})"
+            f"SELECT EXISTS (FROM ({_LATEST_ATTEMPTS}) WHERE outcome NOT IN {FINAL_OUTCOMES}) OR EXISTS ({_UNTRIED})"
         ).fetchone()
     return row is not None and bool(row[0])
 
@@ -287,7 +286,7 @@ class _Outbox:
                 f"""
                 SELECT {columns}, {fingerprint}, d.route, d.attempt, d.outcome, d.retry_at, d.status_code, d.reason
                 FROM ({_LATEST_ATTEMPTS}) AS d JOIN {ALERTS.name} AS a USING (alert_id)
-                WHERE d.outcome NOT IN {FINAL}
+                WHERE d.outcome NOT IN {FINAL_OUTCOMES}
                 """
             ).pl()
             fresh = connection.execute(f"SELECT {columns}, {fingerprint} {_UNTRIED}").pl().to_dicts()
@@ -366,7 +365,7 @@ def _send_route(outbox: _Outbox, route: str, queue: deque[_Parcel]) -> None:
             break
         is_first = False
         rows = _send(outbox, route, _take(queue))
-        queue.extendleft(row.after() for row in reversed(rows) if row.outcome not in FINAL)
+        queue.extendleft(row.after() for row in reversed(rows) if row.outcome not in FINAL_OUTCOMES)
         not_before = max((row.retry_at for row in rows if row.retry_at is not None), default=None)
     outbox.flush()
     outbox.report.pending += len(queue)

@@ -46,7 +46,7 @@ class Summary:
     alert_latency_p95_s: float | None
     runs_failed: int
     checks_failed: int
-    alerts_skipped: int = 0  # there was no channel to send them to, by the user's own settings; not in the JSON
+    alerts_skipped: int = 0  # with a reason: no channel is set, history, retracted before they left; not in the JSON
 
     @property
     def is_clean(self) -> bool:

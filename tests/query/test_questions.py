@@ -1,13 +1,14 @@
 """The questions that API, dashboard and command line share."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
-from cryptotrace_dagster.queries import Reader, watch_list
+from cryptotrace_dagster.domain.windows import utc_now
+from cryptotrace_dagster.queries import Reader, data_health, watch_list
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.tables import ALERTS
+from cryptotrace_dagster.tables import ALERT_DELIVERIES, ALERTS
 from tests.market import MARKET_END, alert, fill
 
 
@@ -25,3 +26,28 @@ def test_of_several_alerts_of_late_the_gravest_that_still_stands_is_named(tmp_pa
         transaction.append(ALERTS, pl.DataFrame(told, schema=ALERTS.polars_schema))
     rows = watch_list(Reader(warehouse))
     assert dict(rows.select("symbol", "alert_severity").iter_rows())["BTCUSDT"] == "warning"
+
+
+def test_an_alert_is_overdue_a_minute_after_it_could_have_been_sent(tmp_path: Path) -> None:
+    warehouse = Warehouse(str(tmp_path / "store.duckdb"))
+    warehouse.create()
+    raised_at = utc_now() - timedelta(hours=2)
+    held_until = {"in the morning": utc_now() + timedelta(hours=5), "an hour ago": utc_now() - timedelta(hours=1)}
+    told = [alert(each, MARKET_END, raised_at=raised_at) for each in ("never tried", "delivered", *held_until)]
+    rows = [delivery(each, "held", until) for each, until in held_until.items()] + [delivery("delivered", "delivered")]
+    with warehouse.transaction() as transaction:
+        transaction.append(ALERTS, pl.DataFrame(told, schema=ALERTS.polars_schema))
+        transaction.append(ALERT_DELIVERIES, pl.DataFrame(rows, schema=ALERT_DELIVERIES.polars_schema))
+    health = data_health(Reader(warehouse))
+    assert (health.undelivered_alerts, health.overdue_alerts) == (3, 2)
+
+
+def delivery(alert_id: str, outcome: str, retry_at: datetime | None = None) -> dict[str, object]:
+    return {
+        "alert_id": alert_id,
+        "route": "default",
+        "attempt": 0,
+        "outcome": outcome,
+        "attempted_at": utc_now(),
+        "retry_at": retry_at,
+    }
