@@ -35,12 +35,15 @@ class AttemptBudget:
         return self._attempts[-self._limit] + WINDOW_SECONDS - self._clock()
 
     def spend(self) -> None:
-        """Count an attempt, on disk before it is made."""
+        """Count an attempt, on disk before it is made; on a full disk in memory alone, for trades go on meanwhile."""
         self._forget_old()
         self._attempts.append(self._clock())
         fresh = self._path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(self._attempts))
-        fresh.replace(self._path)
+        try:
+            fresh.write_text(json.dumps(self._attempts))
+            fresh.replace(self._path)
+        except OSError as error:
+            _LOG.warning("feed.attempts_not_written", path=str(self._path), reason=str(error))
 
     def _forget_old(self) -> None:
         now = self._clock()

@@ -39,6 +39,13 @@ def test_a_damaged_file_is_an_empty_budget(tmp_path: Path) -> None:
     assert AttemptBudget(file).wait_seconds() == 0.0
 
 
+def test_a_full_disk_keeps_nobody_from_connecting(tmp_path: Path) -> None:
+    (tmp_path / "attempts.tmp").mkdir()  # nothing can be written there
+    budget = AttemptBudget(tmp_path / "attempts.json", shards=240, clock=lambda: 1_000.0)
+    budget.spend()
+    assert budget.wait_seconds() == 300.0
+
+
 def test_the_back_off_is_jittered_over_its_whole_length_and_capped() -> None:
     assert [backoff_seconds(n, uniform=lambda low, high: high) for n in (0, 1, 3, 50)] == [0.5, 1.0, 4.0, 30.0]
     assert backoff_seconds(50, uniform=lambda low, high: low) == 0.0
