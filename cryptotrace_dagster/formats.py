@@ -34,7 +34,7 @@ def records(frame: pl.DataFrame) -> list[dict[str, Any]]:
     binary = [name for name, dtype in frame.schema.items() if dtype == pl.Binary()]
     for row in rows:
         for name in embedded:
-            row[name] = None if row[name] is None else msgspec.json.decode(row[name])
+            row[name] = _embedded(row[name])
         for name in binary:
             row[name] = None if row[name] is None else row[name].decode("utf-8", "backslashreplace")
     return rows
@@ -46,9 +46,11 @@ def to_json(frame: pl.DataFrame) -> bytes:
 
 
 def to_csv(frame: pl.DataFrame) -> bytes:
-    """Return comma separated values with a header line."""
+    """Return comma separated values with a header line; lists and structures are spelled as JSON."""
     readable = plain(frame).with_columns(cs.binary().bin.encode("hex"))
-    return readable.write_csv().encode()
+    nested = readable.select(cs.nested())
+    spelled = [pl.Series(each.name, map(_as_json, each.to_list()), dtype=pl.String) for each in nested]
+    return readable.with_columns(spelled).write_csv().encode()
 
 
 def to_arrow(frame: pl.DataFrame) -> bytes:
@@ -63,6 +65,20 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     _with_zone(frame).write_parquet(buffer)
     return buffer.getvalue()
+
+
+def _embedded(value: object) -> object:
+    """Return the object that a JSON text stands for; in a query of somebody's own the column may hold anything."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return value
+
+
+def _as_json(value: object) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
 
 
 def _with_zone(frame: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from cryptotrace_dagster.connections import quoted
 from cryptotrace_dagster.domain.bars import BAR_INTERVALS
 from cryptotrace_dagster.domain.instants import LATEST_INSTANT, parse_instant, parse_span
 from cryptotrace_dagster.domain.windows import EPOCH, Window
@@ -51,8 +52,7 @@ def connect(path: Path | None = None) -> duckdb.DuckDBPyConnection:
     source = path or Path(published_warehouse().url)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
-    quoted = str(source).replace("'", "''")
-    connection.execute(f"ATTACH '{quoted}' AS cryptotrace (READ_ONLY)")
+    connection.execute(f"ATTACH '{quoted(str(source))}' AS cryptotrace (READ_ONLY)")
     connection.execute("USE cryptotrace")
     return connection
 

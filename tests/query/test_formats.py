@@ -35,3 +35,13 @@ def test_json_has_no_infinity_and_embeds_evidence() -> None:
 
 def test_csv_writes_bytes_as_hexadecimal() -> None:
     assert to_csv(pl.DataFrame({"payload": [b"\xff\x00"]})) == b"payload\nff00\n"
+
+
+def test_a_query_of_ones_own_may_name_a_text_like_a_column_of_json() -> None:
+    frame = pl.DataFrame({"evidence": ["sudden-move", None], "explanation": [1, 2]})
+    assert records(frame) == [{"evidence": "sudden-move", "explanation": 1}, {"evidence": None, "explanation": 2}]
+
+
+def test_csv_spells_lists_and_structures_as_json() -> None:
+    frame = pl.DataFrame({"ids": [[1, 2], None], "trade": [{"price": Decimal("1.5")}, {"price": None}]})
+    assert to_csv(frame) == b'ids,trade\n"[1,2]","{""price"":""1.5""}"\n,"{""price"":null}"\n'
