@@ -98,15 +98,20 @@ class EventSource:
     def _new_alerts(self) -> list[ServerSentEvent]:
         rows = self.reader.warehouse.read(
             f"SELECT {', '.join(ALERTS.column_names)} FROM {ALERTS.name} WHERE raised_at > ? AND retracted_at IS NULL "
-            "AND (symbol = ? OR ? IS NULL) ORDER BY raised_at, alert_id LIMIT 1000",
-            [self.since - (_OVERLAP if self._told_alerts else timedelta(0)), self.symbol, self.symbol],
+            "AND (symbol = ? OR ? IS NULL) AND NOT list_contains(?::VARCHAR[], alert_id) "
+            "ORDER BY raised_at, alert_id LIMIT 1000",
+            [
+                self.since - (_OVERLAP if self._told_alerts else timedelta(0)),
+                self.symbol,
+                self.symbol,
+                list(self._told_alerts),
+            ],
         )
         events = []
         for row, raised_at in zip(formats.records(rows), rows["raised_at"].to_list(), strict=True):
-            if row["alert_id"] not in self._told_alerts:
-                self._told_alerts[row["alert_id"]] = raised_at
-                self.since = max(self.since, raised_at)
-                events.append(ServerSentEvent(data=row, event="alert", id=row["raised_at"]))
+            self._told_alerts[row["alert_id"]] = raised_at
+            self.since = max(self.since, raised_at)
+            events.append(ServerSentEvent(data=row, event="alert", id=row["raised_at"]))
         forgotten = self.since - 2 * _OVERLAP
         self._told_alerts = {name: at for name, at in self._told_alerts.items() if at > forgotten}
         return events

@@ -62,6 +62,15 @@ def test_an_alert_that_was_committed_late_is_told_all_the_same(own_market: Wareh
     assert [event.data["alert_id"] for event in listener.news()] == ["late"]
 
 
+def test_more_alerts_at_once_than_one_look_takes_are_all_told(own_market: Warehouse) -> None:
+    rows = [alert(f"{number:04}", MARKET_END, raised_at=utc_now()) for number in range(2_500)]
+    listener = source(own_market, kinds=("alert",))
+    with own_market.transaction() as transaction:
+        transaction.append(ALERTS, pl.DataFrame(rows, schema=ALERTS.polars_schema))
+    told = [event.data["alert_id"] for _ in range(4) for event in listener.news()]
+    assert sorted(told) == [row["alert_id"] for row in rows]
+
+
 def test_only_the_wanted_symbol_is_told(own_market: Warehouse) -> None:
     listener = source(own_market, symbol="BTCUSDT")
     assert {event.data["symbol"] for event in listener.news()} == {"BTCUSDT"}
