@@ -143,7 +143,7 @@ def counted(number: int, noun: str) -> str:
 
 def short_number(value: float) -> str:
     """Return a large number in short: 950, 12.3 k, 4.56 M, 7.8 G."""
-    for limit, divisor, unit in ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k")):
-        if abs(value) >= limit:
+    for limit, divisor, unit in ((999.5e6, 1e9, " G"), (999.5e3, 1e6, " M"), (1e4, 1e3, " k")):
+        if abs(value) >= limit:  # three digits of what is just below the unit are the unit
             return f"{value / divisor:.3g}{unit}"
     return f"{value:,.0f}"

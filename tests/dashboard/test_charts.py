@@ -100,6 +100,7 @@ def test_words_for_numbers() -> None:
     ]
     assert [age_text(value) for value in (0.84, 42, 300, 7200, 200_000)] == ["0.8 s", "42 s", "5 min", "2 h", "2 days"]
     assert [short_number(value) for value in (950, 12_300, 4_560_000, 7.8e9)] == ["950", "12.3 k", "4.56 M", "7.8 G"]
+    assert [short_number(value) for value in (999_400_000, 999_700_000, 999_600)] == ["999 M", "1 G", "1 M"]
     assert [counted(value, "trade") for value in (0, 1, 2000)] == ["0 trades", "1 trade", "2,000 trades"]
     assert [direction_sign(value) for value in (1.0, -1.0, 0.0)] == ["▲", "▼", "■"]
 
