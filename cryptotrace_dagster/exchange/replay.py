@@ -10,6 +10,7 @@ import gzip
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _UNREADABLE = (
     EOFError,
     UnicodeDecodeError,
     zipfile.BadZipFile,
+    zlib.error,
     msgspec.MsgspecError,
     pl.exceptions.PolarsError,
 )

@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -273,7 +274,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], float]]:
         else:
             with path.open("rb") as file:
                 yield file, 1.0
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise HistoryError(f"{path} could not be read ({error}): download it again or check its owner.") from error
 
 

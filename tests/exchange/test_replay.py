@@ -76,6 +76,7 @@ def test_dumps_in_milliseconds_and_microseconds_with_and_without_header_are_read
         ("broken.jsonl", b"1 {not json", "could not be read"),
         ("trades.csv", b"1,2,3,4,5,6,True,True\n", "must be named SYMBOL-aggTrades-DATE"),
         ("torn.jsonl.gz", b"\x1f\x8b\x08", "could not be read"),
+        ("rotten.jsonl.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + b"\xff" * 20, "could not be read"),
     ],
 )
 def test_a_file_that_cannot_be_played_is_named(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:

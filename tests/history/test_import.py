@@ -124,6 +124,7 @@ def test_a_damaged_file_is_refused_before_anything_is_stored(warehouse: Warehous
         ("BTCUSDT-aggTrades-2025-01-01.csv", b"1,2\n", DumpError, "columns"),
         ("BTCUSDT-aggTrades-2025-01-01.csv", b"1,x,1,1,1,1735689600000,True,True\n", DumpError, "not a dump"),
         ("prices.jsonl.gz", b"no gzip", HistoryError, "could not be read"),
+        ("rotten.jsonl.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + b"\xff" * 20, HistoryError, "could not be read"),
     ],
 )
 def test_what_is_no_dump_is_refused_with_a_sentence(
