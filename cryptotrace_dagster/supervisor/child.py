@@ -123,7 +123,10 @@ class Child:
 
     def last_line(self) -> str:
         """Return the last line of the log that says something, for an error message."""
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:  # it was never started
+            return "(no log yet)"
         return next((line.strip() for line in reversed(lines) if line.strip()), "(the log is empty)")
 
     def _has_done_its_work(self) -> bool:
@@ -133,7 +136,7 @@ class Child:
         assert self._process is not None  # noqa: S101 - only a started process dies
         self._end_group()  # a run worker must not outlive the code server that would have to report it
         self._deaths_in_a_row += 1
-        back_off = min(_FIRST_BACK_OFF_SECONDS * 2 ** (self._deaths_in_a_row - 1), _LONGEST_BACK_OFF_SECONDS)
+        back_off = back_off_seconds(self._deaths_in_a_row)
         self._retry_at = time.monotonic() + back_off
         self.state = State.DEAD
         log.warning(
@@ -155,3 +158,9 @@ class Child:
             return
         self.log_path.with_suffix(".log.1").write_bytes(self.log_path.read_bytes())
         os.truncate(self.log_path, 0)
+
+
+def back_off_seconds(deaths: int) -> float:
+    """Return the wait before the next start after so many deaths in a row: it doubles up to half a minute."""
+    # Left to grow, the power leaves the range of floats after a night of deaths, and takes the supervisor with it.
+    return min(_FIRST_BACK_OFF_SECONDS * 2.0 ** min(deaths - 1, 16), _LONGEST_BACK_OFF_SECONDS)

@@ -6,7 +6,7 @@ and what is shown (display.py).
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 
 import httpx
@@ -86,7 +86,7 @@ class System:
             StopRequested: the user changed their mind.
         """
         if not self.watch(lambda: all(child.state is State.READY for child in self.children.values()), _START_SECONDS):
-            slow = next(child for child in self.children.values() if child.state is not State.READY)
+            slow = slowest(self.children.values())
             raise StartError(_start_failure(slow, f"is not ready after {_START_SECONDS:.0f} s"))
 
     def watch(self, until: Callable[[], bool], seconds: float) -> bool:
@@ -149,6 +149,12 @@ class System:
                 time.sleep(_TICK_SECONDS)
         except httpx.HTTPError as error:
             log.warning("runs_not_ended", reason=str(error), remedy="they are closed at the next start")
+
+
+def slowest(children: Iterable[Child]) -> Child:
+    """Return who keeps the start from its end: one that tries, rather than one that waits for it."""
+    unready = [child for child in children if child.state is not State.READY]
+    return next((child for child in unready if child.state in (State.STARTING, State.DEAD)), unready[0])
 
 
 def _start_failure(child: Child, what: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cryptotrace_dagster.supervisor.child import Child, State
+from cryptotrace_dagster.supervisor.child import Child, State, back_off_seconds
 from cryptotrace_dagster.supervisor.guardian import Guardian
 from cryptotrace_dagster.supervisor.services import Service
 
@@ -81,6 +81,11 @@ def test_a_child_that_keeps_dying_is_started_less_and_less_often(make_child: Cal
     until(lambda: (child.look(), child.deaths_in_a_row == 4)[1])
     assert time.monotonic() - started > 0.5 + 1 + 2
     assert child.last_line() == "no broker"
+
+
+def test_a_night_of_deaths_does_not_end_the_supervisor() -> None:
+    """Guards the 1,025th death, whose wait without a cap is too large a number."""
+    assert [back_off_seconds(deaths) for deaths in (1, 2, 6, 7, 1025, 100_000)] == [0.5, 1, 16, 30, 30, 30]
 
 
 def test_what_a_child_started_ends_with_it(make_child: Callable[[str], Child]) -> None:
