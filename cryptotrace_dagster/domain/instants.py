@@ -9,7 +9,7 @@ LATEST_INSTANT = datetime(2200, 1, 1)
 _UNITS_A_SECOND = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000))  # numbers below the first are seconds, and so on
 
 
-_SPAN = re.compile(r"(\d{1,7})\s*([smhdw])")
+_SPAN = re.compile(r"(\d{1,9})\s*([smhdw])")  # nine digits hold the longest span in seconds
 _SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 LONGEST_SPAN = timedelta(days=3660)
 
@@ -53,7 +53,7 @@ def parse_span(text: str) -> timedelta:
         InstantError: it names none, or more than ten years.
     """
     match = _SPAN.fullmatch(text.strip().lower())
-    span = timedelta(seconds=int(match[1]) * _SPAN_SECONDS[match[2]]) if match else None
-    if span is None or span > LONGEST_SPAN:
+    seconds = int(match[1]) * _SPAN_SECONDS[match[2]] if match else None
+    if seconds is None or seconds > LONGEST_SPAN.total_seconds():  # compared as a number: it may be no timedelta
         raise InstantError(f"{text[:20]!r} is not a length of time up to ten years; write 90m, 6h or 1d.")
-    return span
+    return timedelta(seconds=seconds)

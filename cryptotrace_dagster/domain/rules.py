@@ -1,7 +1,7 @@
 """What the user wants to be told: the alert rules of `alerts.toml`, validated.
 
 Owns the kinds of rules, their defaults, and errors that name the line and the remedy. Stays out: reading the file and
-noticing that it changed (pipeline/alerts.py), measuring (measures.py) and deciding (conversations.py).
+noticing that it changed (pipeline/rule_source.py), measuring (signals.py) and deciding (conversations.py).
 """
 
 import hashlib
@@ -20,10 +20,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from cryptotrace_dagster.domain.detectors import NAMES as DETECTOR_NAMES
+from cryptotrace_dagster.domain.instants import InstantError, parse_span
 from cryptotrace_dagster.errors import UserError
 
-_DURATION = re.compile(r"(\d+)\s*(s|m|h|d)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PLACEHOLDERS = (
     "symbol",
     "rule",
@@ -55,10 +54,18 @@ class Severity(IntEnum):
 def _duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError('write a duration as a number and s, m, h or d, for example "60s" or "30m"')
-    return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+    try:
+        return parse_span(value if isinstance(value, str) else "")
+    except InstantError:
+        raise ValueError(
+            'write a duration as a number and s, m, h, d or w, at most ten years, for example "60s" or "30m"'
+        ) from None
+
+
+def _more_than_nothing(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError('must be longer than nothing; write for example "60s"')
+    return value
 
 
 def _severity(value: object) -> object:
@@ -89,16 +96,23 @@ def _template(value: str | None) -> str | None:
     if value is None:
         return None
     try:
-        used = [name for _, name, spec, conversion in string.Formatter().parse(value) if name is not None]
+        parts = list(string.Formatter().parse(value))
     except ValueError as error:
         raise ValueError(f"braces do not match ({error}); write {{{{ for a literal brace") from None
-    unknown = [name for name in used if name not in PLACEHOLDERS]
-    if unknown:
-        raise ValueError(f"{{{unknown[0]}}} is not known; use {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}")
+    for _, name, spec, conversion in parts:
+        if name is None:
+            continue
+        if name not in PLACEHOLDERS:
+            raise ValueError(f"{{{name}}} is not known; use {', '.join(f'{{{known}}}' for known in PLACEHOLDERS)}")
+        if spec or conversion:  # the values are words already: `.2f` would fail at the first alert, not here
+            raise ValueError(
+                f"{{{name}}} takes no format; write {{{name}}} alone, numbers are already rounded for reading"
+            )
     return value
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+PositiveDuration = Annotated[Duration, AfterValidator(_more_than_nothing)]
 SeverityName = Annotated[Severity, BeforeValidator(_severity)]
 Clock = Annotated[time, BeforeValidator(_clock)]
 TimeZone = Annotated[str, BeforeValidator(_time_zone)]
@@ -181,7 +195,7 @@ class MoveRule(_Rule):
 
     kind: Literal["move"]
     at_least_percent: Positive
-    within: Duration = timedelta(seconds=60)
+    within: PositiveDuration = timedelta(seconds=60)
     direction: Literal["up", "down", "either"] = "either"
 
     @property
@@ -195,8 +209,8 @@ class VolumeRule(_Rule):
 
     kind: Literal["volume"]
     at_least_times: Annotated[float, Field(gt=1, allow_inf_nan=False)]
-    within: Duration = timedelta(seconds=10)
-    compared_with: Duration = timedelta(minutes=10)
+    within: PositiveDuration = timedelta(seconds=10)
+    compared_with: PositiveDuration = timedelta(minutes=10)
     minimum_quote_volume: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
@@ -259,6 +273,12 @@ class DataRule(_Rule):
     trouble: Literal["silence", "gap"]
     after: Duration = timedelta(minutes=10)
     is_timed: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _some_silence(self) -> "DataRule":
+        if self.trouble == "silence" and not self.after:  # a gap may be told at once; silent is a market every second
+            raise ValueError('after must be longer than nothing for trouble = "silence"; write for example "10m"')
+        return self
 
     @property
     def group(self) -> str:
@@ -419,9 +439,9 @@ def _line_of(text: str, error: ErrorDetails) -> int:
     """Return the line (from 1) that a validation error speaks about: its key, or else the head of its section."""
     lines, loc = text.splitlines(), error["loc"]
     doubled = re.search(r"name '(.*)' is used twice", error["msg"])
-    if doubled is not None:
-        name = re.compile(rf"""\s*name\s*=\s*["']{re.escape(doubled[1])}["']""")
-        return [index for index, line in enumerate(lines, start=1) if name.match(line)][-1]
+    if doubled is not None:  # in lines of their own or in inline tables; a name written otherwise is not found
+        name = re.compile(rf"""(?:^|[{{,])\s*name\s*=\s*["']{re.escape(doubled[1])}["']""")
+        return max((index for index, line in enumerate(lines, start=1) if name.search(line)), default=1)
     section = str(loc[0]) if loc else ""
     number = next((part for part in loc if isinstance(part, int)), 0) if loc and len(loc) > 1 else 0
     heads = [index for index, line in enumerate(lines) if re.match(rf"\s*\[+\s*{re.escape(section)}\s*\]+", line)]

@@ -32,13 +32,14 @@ def test_what_is_no_instant_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90m", 5400), ("1d", 86_400), ("2 h", 7200), ("1w", 604_800), ("5S", 5)]
+    ("text", "seconds"),
+    [("90m", 5400), ("1d", 86_400), ("2 h", 7200), ("1w", 604_800), ("5S", 5), ("315360000s", 315_360_000)],
 )
 def test_lengths_of_time_are_read(text: str, seconds: int) -> None:
     assert parse_span(text).total_seconds() == seconds
 
 
-@pytest.mark.parametrize("text", ["", "1", "h", "-1h", "1.5h", "1y", "9999999w"])
+@pytest.mark.parametrize("text", ["", "1", "h", "-1h", "1.5h", "1y", "9999999w", "999999999w", "99999999999999d"])
 def test_what_is_no_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(InstantError, match="write 90m"):
         parse_span(text)

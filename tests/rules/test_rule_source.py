@@ -41,6 +41,19 @@ def test_the_old_rules_stay_in_force_while_the_file_is_wrong(tmp_path: Path) -> 
     assert source.error is None
 
 
+def test_a_duration_beyond_all_measure_is_a_fault_of_the_file_like_any_other(tmp_path: Path) -> None:
+    """It once was an OverflowError, which nobody expects of a file: the evaluation ended instead of going on."""
+    path = tmp_path / "alerts.toml"
+    path.write_text(GOOD.format("one"))
+    source = RuleSource(path)
+    source.current()
+
+    path.write_text(GOOD.format("two") + "cooldown = '99999999999999d'\n")
+
+    assert names(source) == ["one"]
+    assert source.error is not None and "at most ten years" in source.error
+
+
 def test_the_last_valid_rules_outlive_a_restart(tmp_path: Path) -> None:
     """Every live run is a process of its own; an editor's half-written file must not stop the next one."""
     path = tmp_path / "alerts.toml"
