@@ -41,7 +41,7 @@ def write_record(path: Path, rows: Sequence[Row], machine: Mapping[str, object])
 
 
 def losses(rows: Sequence[Row], record: Mapping[str, float]) -> dict[str, float]:
-    """Return the rows that have lost more than is allowed, and how much of their speed (0.5: half of it) each."""
+    """Return the rows that have lost more than is allowed, and by what share each is worse (0.5: half as slow again)."""
     lost = {row.name: loss_of(row, record[row.name]) for row in rows if row.ratio is not None and row.name in record}
     return {name: loss for name, loss in lost.items() if loss > ALLOWED_LOSS}
 

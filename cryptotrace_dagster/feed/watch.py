@@ -13,7 +13,8 @@ _LEARNING_SECONDS = 10.0
 class SilenceWatch:
     """Watches a counter that ought to grow, and learns how fast it does.
 
-    `patience_seconds` is the longest silence that is borne; `learns` shortens it for streams that are quick.
+    The `patience_seconds` it is made with are the longest silence that is borne; the rate that `look` has learned
+    shortens it for streams that are quick, and `trust` lengthens it for a silence that was looked into.
     """
 
     def __init__(self, now: float, patience_seconds: float) -> None:

@@ -95,7 +95,6 @@ class Detection:
             if slow is not None:
                 frame = _slow_features(transaction, slow, self._baselines_of(transaction, slow))
                 slow_rows = transaction.replace_window(FEATURES, slow, frame, bar_interval=formulas.SLOW_INTERVAL)
-            if slow is not None:
                 self._minutes_until = _last_minute(transaction, window) or self._minutes_until
         return StageReport(FEATURES.name, window, fast_rows + slow_rows, {"rows_5s": fast_rows, "rows_1m": slow_rows})
 

@@ -23,7 +23,7 @@ from cryptotrace_dagster.tables import OHLC_BARS
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
-DETECTOR_BUDGET = 0.05  # times a day and symbol: what the default rule `unusual` gives each detector
+DETECTOR_BUDGET = 0.05  # times a day and symbol: all of the rule `unusual`'s, which the rule divides among detectors
 QUIET = timedelta(minutes=30)
 PROMISES = (12.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.1)
 
