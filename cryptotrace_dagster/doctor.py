@@ -22,7 +22,12 @@ import httpx
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.looks import age_text, counted
 from cryptotrace_dagster.queries import Reader, data_health, open_for_reading
-from cryptotrace_dagster.settings import Settings
+from cryptotrace_dagster.settings import (
+    OpenWithoutTokenError,
+    Settings,
+    is_loopback,
+    require_token_beyond_loopback,
+)
 from cryptotrace_dagster.storage import StorageError, WarehouseMissingError
 
 PATIENCE_SECONDS = 5.0
@@ -99,8 +104,6 @@ def check_rules(settings: Settings) -> Finding:
 
 def check_exposure(settings: Settings) -> Finding:
     """Return whether the services listen where they may."""
-    from cryptotrace_dagster.api.access import OpenWithoutTokenError, is_loopback, require_token_beyond_loopback
-
     try:
         require_token_beyond_loopback(settings)
     except OpenWithoutTokenError:

@@ -1,9 +1,10 @@
 """Where to connect and what is secret: environment variables, their defaults and their meaning.
 
-Owns every environment name. What a number means (intervals, lookbacks, detector parameters) is code; what the user
+Owns every environment name, and the refusal to listen beyond this machine without a token. What a number means (intervals, lookbacks, detector parameters) is code; what the user
 wants to be told is `alerts.toml`. `.env.example` and `docs/settings.md` are made from this file.
 """
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,10 @@ RUNNING_FILE = "running.env"
 
 class SettingsError(UserError):
     """A setting is missing or malformed; the message names it and says what to do."""
+
+
+class OpenWithoutTokenError(SettingsError):
+    """The API was asked to listen beyond this machine without a token."""
 
 
 class Settings(BaseSettings):
@@ -173,6 +178,29 @@ def secret_from_file(name: str) -> str | None:
         raise SettingsError(
             f"{name}_FILE names {path}, which cannot be read ({error.strerror}): correct it."
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def require_token_beyond_loopback(settings: Settings) -> None:
+    """Refuse to serve beyond loopback without a token.
+
+    Raises:
+        OpenWithoutTokenError: BIND_HOST is not loopback and API_TOKEN is not set.
+    """
+    if settings.api_token is None and not is_loopback(settings.bind_host):
+        raise OpenWithoutTokenError(
+            f"The API was asked to listen on {settings.bind_host}, which others can reach, without a token: "
+            "set API_TOKEN to a long random text, or BIND_HOST to 127.0.0.1."
+        )
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -1,10 +1,9 @@
 """Who may ask, and how often: the bearer token and the rate limit.
 
-Owns the refusal to listen beyond this machine without a token. Stays out: what is asked.
+Stays out: what is asked, and whether the API may listen without a token at all (settings.py).
 """
 
 import hmac
-import ipaddress
 import threading
 import time
 from collections import OrderedDict
@@ -15,41 +14,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
 from cryptotrace_dagster.api.problems import Problem
-from cryptotrace_dagster.errors import UserError
-from cryptotrace_dagster.settings import Settings
 
 REQUESTS_PER_SECOND = 50.0
 BURST = 200.0
 _REMEMBERED_CLIENTS = 10_000
 
 _bearer = HTTPBearer(auto_error=False, description="API_TOKEN; needed as soon as the API listens beyond this machine.")
-
-
-class OpenWithoutTokenError(UserError):
-    """The API was asked to listen beyond this machine without a token."""
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reachable from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def require_token_beyond_loopback(settings: Settings) -> None:
-    """Refuse to serve beyond loopback without a token.
-
-    Raises:
-        OpenWithoutTokenError: BIND_HOST is not loopback and API_TOKEN is not set.
-    """
-    if settings.api_token is None and not is_loopback(settings.bind_host):
-        raise OpenWithoutTokenError(
-            f"The API was asked to listen on {settings.bind_host}, which others can reach, without a token: "
-            "set API_TOKEN to a long random text, or BIND_HOST to 127.0.0.1."
-        )
 
 
 class TokenGuard:

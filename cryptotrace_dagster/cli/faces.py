@@ -28,9 +28,9 @@ def register(app: typer.Typer) -> None:
         """
         import uvicorn
 
-        from cryptotrace_dagster.api.access import require_token_beyond_loopback
         from cryptotrace_dagster.api.app import create_app
         from cryptotrace_dagster.queries import open_for_reading
+        from cryptotrace_dagster.settings import require_token_beyond_loopback
 
         settings = settings_of(data_dir, api_port=port)
         require_token_beyond_loopback(settings)

@@ -16,12 +16,11 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from cryptotrace_dagster.errors import UserError
-from cryptotrace_dagster.settings import Settings
+from cryptotrace_dagster.settings import Settings, require_token_beyond_loopback
 from cryptotrace_dagster.supervisor.services import Plan, Port
 
 _EXCHANGE_TIMEOUT_SECONDS = 10
 _BROKER_TIMEOUT_SECONDS = 10
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class PreflightError(UserError):
@@ -32,9 +31,10 @@ def check_machine(plan: Plan) -> None:
     """Check everything that the planned system needs from outside.
 
     Raises:
+        OpenWithoutTokenError: others could reach the API without a password.
         PreflightError: something is missing; the message says what to do.
     """
-    _check_exposure(plan.settings)
+    require_token_beyond_loopback(plan.settings)
     for port in plan.ports:
         _check_port(port)
     if not plan.has_own_broker:
@@ -73,21 +73,23 @@ def data_folder_held(settings: Settings, *, is_demo: bool) -> Iterator[None]:
 def _check_same_kind(path: Path, *, is_demo: bool) -> None:
     """Never mix simulated trades with real ones in one warehouse: nothing could tell them apart later."""
     kind = "simulated" if is_demo else "real"
-    if path.exists():
+    try:
         found = json.loads(path.read_text(encoding="utf-8"))["trades"]
-        if found != kind:
-            raise PreflightError(
-                f"The data folder {path.parent} holds {found} trades and would get {kind} ones: "
-                "choose another --data-dir, or delete the folder if you no longer need it."
-            )
-    path.write_text(json.dumps({"trades": kind}), encoding="utf-8")
-
-
-def _check_exposure(settings: Settings) -> None:
-    if settings.bind_host not in _LOOPBACK and settings.api_token is None:
+    except FileNotFoundError:
+        fresh = path.with_suffix(".tmp")  # a start that is cut off leaves the whole file or none
+        fresh.write_text(json.dumps({"trades": kind}), encoding="utf-8")
+        fresh.replace(path)
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise PreflightError(
-            f"BIND_HOST {settings.bind_host} would open the API to other machines without a password: "
-            "set API_TOKEN, or leave BIND_HOST at 127.0.0.1."
+            f"{path} should say whether the data folder holds real or simulated trades and cannot be read "
+            f'({type(error).__name__}): write {{"trades": "real"}} or {{"trades": "simulated"}} into it, '
+            "or choose another --data-dir."
+        ) from None
+    if found != kind:
+        raise PreflightError(
+            f"The data folder {path.parent} holds {found} trades and would get {kind} ones: "
+            "choose another --data-dir, or delete the folder if you no longer need it."
         )
 
 

@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from cryptotrace_dagster.api.access import OpenWithoutTokenError, RateLimit, is_loopback, require_token_beyond_loopback
+from cryptotrace_dagster.api.access import RateLimit
 from cryptotrace_dagster.api.app import create_app
 from cryptotrace_dagster.api.models import encode_cursor
-from cryptotrace_dagster.settings import Settings
+from cryptotrace_dagster.settings import OpenWithoutTokenError, Settings, is_loopback, require_token_beyond_loopback
 from cryptotrace_dagster.storage import Warehouse
 from tests.api.conftest import UNLIMITED
 
