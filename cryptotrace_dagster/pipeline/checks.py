@@ -1,7 +1,7 @@
 """The questions that are put to the stored rows, as plain functions of the warehouse. No Dagster.
 
-Each looks at the last two UTC days of market time, so that its cost does not grow with the history, and returns what
-it counted; an answer that is not a clean zero names the first offenders.
+None looks at more rows of ticks, bars or scores than the last two UTC days of market time have, so that its cost does
+not grow with the history; each returns what it counted, and an answer that is not a clean zero names the first offenders.
 """
 
 from collections.abc import Mapping
@@ -262,8 +262,11 @@ def no_route_is_stopped(warehouse: Warehouse) -> Finding:
 
 
 def ticks_are_fresh(warehouse: Warehouse, now: datetime) -> Finding:
-    """The newest trade was received within the last minutes."""
-    newest = warehouse.read(f"SELECT max(received_at) FROM {RAW_TICKS.name}").item()
+    """The newest trades were received within the last minutes; older ones, as a backfill brings them, do not count."""
+    newest = warehouse.read(
+        f"SELECT max(received_at) FROM {RAW_TICKS.name} "
+        f"WHERE trade_time >= (SELECT max(last_trade_time) - INTERVAL 1 MINUTE FROM {TRADE_ID_RANGES.name})"
+    ).item()
     if newest is None:
         return Finding(False, "There is no trade yet: is the feed running, and can it reach the exchange?")
     age = (now - newest).total_seconds()

@@ -19,6 +19,7 @@ from cryptotrace_dagster.tables import (
     ALERTS,
     ANOMALY_SCORES,
     DEAD_LETTERS,
+    DETECTOR_MODELS,
     DIRTY_WINDOWS,
     FEATURES,
     INGESTED_OFFSETS,
@@ -30,6 +31,7 @@ from cryptotrace_dagster.tables import (
 
 READERS_MAY_TAKE = timedelta(hours=1)  # a lake's files are kept so long after they were replaced
 _DAY = timedelta(days=1)
+_MODELS_KEPT = 365 * _DAY  # old scores can be made again so far back; at 150 KB a day a detector takes 55 MB at most
 _PACKED_AT_ONCE = 1_000_000  # ticks; takes about a second, and alerts wait no longer
 _FINE = ("1s", "5s")  # the shortest bars, and the features and scores that are made of five of them
 
@@ -90,6 +92,7 @@ def forget_old_rows(warehouse: Warehouse, retention: Retention, now: datetime) -
             [events],
         )
         forgotten[INGESTED_OFFSETS.name] = _condense_offsets(transaction)
+        forgotten[DETECTOR_MODELS.name] = _forget_models(transaction, first_day(_MODELS_KEPT))
     return forgotten
 
 
@@ -154,6 +157,15 @@ def maintain_lake(warehouse: Warehouse, now: datetime, keep: timedelta = READERS
 
 def _delete_before(transaction: Transaction, table: Table, before: datetime, only: str = "TRUE") -> int:
     return transaction.execute(f"DELETE FROM {table.name} WHERE {table.time_column} < ? AND {only}", [before])
+
+
+def _forget_models(transaction: Transaction, before: datetime) -> int:
+    """Delete the models of long ago, but never a detector's newest."""
+    return transaction.execute(
+        f"DELETE FROM {DETECTOR_MODELS.name} AS older WHERE valid_from < ? AND EXISTS (SELECT 1 FROM "
+        f"{DETECTOR_MODELS.name} AS newer WHERE newer.detector = older.detector AND newer.valid_from > older.valid_from)",
+        [before],
+    )
 
 
 def _condense_offsets(transaction: Transaction) -> int:

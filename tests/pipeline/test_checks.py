@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from cryptotrace_dagster.domain.windows import Window, day_window, utc_now
 from cryptotrace_dagster.pipeline.bars import refresh_bars
-from cryptotrace_dagster.pipeline.checks import Made, bars_add_up_to_the_ticks
+from cryptotrace_dagster.pipeline.checks import Made, bars_add_up_to_the_ticks, ticks_are_fresh
 from cryptotrace_dagster.pipeline.ingest import store_ticks
 from cryptotrace_dagster.storage import Warehouse
 from tests.builders import NOON, ticks
@@ -38,6 +38,13 @@ def test_who_only_asks_compares_what_nobody_has_still_to_make(warehouse: Warehou
 
     assert not bars_add_up_to_the_ticks(warehouse, made).passed
     assert bars_add_up_to_the_ticks(warehouse).passed
+
+
+def test_a_backfill_does_not_make_a_silent_feed_look_fresh(warehouse: Warehouse) -> None:
+    now = NOON + timedelta(hours=1)
+    store_ticks(warehouse, ticks({"trade_id": 9, "trade_time": NOON, "received_at": NOON}), now)
+    store_ticks(warehouse, ticks({"trade_id": 1, "trade_time": NOON - timedelta(days=1), "received_at": now}), now)
+    assert not ticks_are_fresh(warehouse, now).passed
 
 
 def _made_bars_of_two_minutes(warehouse: Warehouse) -> Made:

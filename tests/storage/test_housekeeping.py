@@ -20,7 +20,7 @@ from cryptotrace_dagster.pipeline.housekeeping import (
 from cryptotrace_dagster.pipeline.ingest import store_ticks
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.tables import DEAD_LETTERS, INGESTED_OFFSETS, RAW_TICKS
+from cryptotrace_dagster.tables import DEAD_LETTERS, DETECTOR_MODELS, INGESTED_OFFSETS, RAW_TICKS
 from tests.builders import NOON, ticks
 from tests.stores import of_a_file
 
@@ -99,6 +99,21 @@ def test_unreadable_messages_and_closed_gaps_go_open_gaps_stay(store: Warehouse)
     forgotten = forget_old_rows(store, RETENTION, NOON)
     assert (forgotten["dead_letters"], forgotten["trade_id_gaps"]) == (1, 1)
     assert store.read("SELECT first_missing_id, closed_at FROM trade_id_gaps").rows() == [(2, None)]
+
+
+def test_models_are_kept_for_a_year_and_a_detectors_newest_for_ever(store: Warehouse) -> None:
+    with_history(store, 0)
+    models = [("isolation_forest", 400), ("isolation_forest", 300), ("pump_classifier", 500), ("pump_classifier", 400)]
+    rows = [
+        {**dict.fromkeys(DETECTOR_MODELS.column_names), "detector": detector, "detector_version": 1}
+        | {"valid_from": NOON - age * DAYS, "trained_from": NOON, "minutes": 1}
+        | {"parameters": "{}", "validation": "{}", "sample": b""}
+        for detector, age in models
+    ]
+    with store.transaction() as transaction:
+        transaction.append(DETECTOR_MODELS, pl.DataFrame(rows, schema=DETECTOR_MODELS.polars_schema))
+    assert forget_old_rows(store, RETENTION, NOON)["detector_models"] == 2
+    assert ages(store, "SELECT valid_from FROM detector_models") == [300, 400]
 
 
 def test_bars_whose_ticks_are_gone_survive_being_made_again(store: Warehouse) -> None:
