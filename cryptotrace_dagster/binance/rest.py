@@ -170,10 +170,6 @@ class BinanceRest:
         """Return the klines that open in [start, end), at most 1000."""
         return _read(_decode_klines, self._get(klines_request(symbol, interval, start, end)))
 
-    def server_time(self) -> float:
-        """Return the exchange's clock as seconds since the epoch."""
-        return seconds_of(_read(_decode_time, self._get(TIME_REQUEST)))
-
     def wait(self, weight: int = _AGG_TRADES_WEIGHT) -> float:
         """Return how many seconds to wait before the next request."""
         return self.budget.wait_seconds(weight)

@@ -43,8 +43,8 @@ def backtest(
     import polars as pl
 
     from cryptotrace_dagster.domain.windows import Window
-    from cryptotrace_dagster.pipeline.alerts import load_rules
     from cryptotrace_dagster.pipeline.backtest import PUMPS_ONLY, backtest_stored, backtest_ticks
+    from cryptotrace_dagster.pipeline.rule_source import load_rules
     from cryptotrace_dagster.pipeline.trade_files import read_labels, read_trades
     from cryptotrace_dagster.storage import Warehouse
 

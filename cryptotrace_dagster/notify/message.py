@@ -37,7 +37,6 @@ class Message:
     embeds: tuple[DiscordEmbed, ...]
     nonce: str
     picture: bytes | None = None
-    text: str | None = None
 
 
 def embed_of(

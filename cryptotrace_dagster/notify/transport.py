@@ -105,7 +105,6 @@ class BotChannel:
 def _built(url: str, message: Message) -> DiscordWebhook:
     webhook = DiscordWebhook(
         url=url,
-        content=message.text,
         username="CryptoTrace",
         allowed_mentions={"parse": []},  # the name of a rule must not wake a whole server
         embeds=[],  # the library's default list is shared by nobody, but its default dict of files below is spelled out

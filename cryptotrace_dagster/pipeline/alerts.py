@@ -30,16 +30,12 @@ from cryptotrace_dagster.domain.conversations import (
     hold_conversations,
 )
 from cryptotrace_dagster.domain.rules import RuleBook
-from cryptotrace_dagster.domain.signals import FAST_INTERVAL, PRICE_AGE, SCORE_INTERVALS, Market, find_signals
+from cryptotrace_dagster.domain.signals import DECISION_INTERVAL, PRICE_AGE, SCORE_INTERVALS, Market, find_signals
 from cryptotrace_dagster.domain.windows import Window, floor
-from cryptotrace_dagster.pipeline.delivery import DeliveryReport, deliver_alerts
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS
 from cryptotrace_dagster.pipeline.report import StageReport
-from cryptotrace_dagster.pipeline.rule_source import RuleSource, load_rules
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.tables import ALERT_RULE_VERSIONS, ALERTS, ANOMALY_SCORES, OHLC_BARS, TRADE_ID_GAPS
-
-__all__ = ["DeliveryReport", "RuleSource", "deliver_alerts", "load_rules", "read_market", "refresh_alerts"]
 
 CHUNK = timedelta(hours=6)  # bounds the memory of a whole day: fifty symbols have a million bars of one second in it
 # Measures are floating point; the close stays exact, for it is told as the price, and so does the traded value, because
@@ -132,7 +128,7 @@ def _first_decision(connection: duckdb.DuckDBPyConnection, window: Window) -> da
     """
     row = connection.execute(
         f"SELECT max(bar_start) FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start < ?",
-        [FAST_INTERVAL, window.start],
+        [DECISION_INTERVAL, window.start],
     ).fetchone()
     latest = row[0] if row is not None and row[0] is not None else window.start
     return min(window.start, latest) - ALLOWED_LATENESS - timedelta(seconds=1)
@@ -169,7 +165,7 @@ def _evaluate(
     fresh = [each for each in signals if stretch.start < each.decided_at <= stretch.end]
     decisions, after = hold_conversations(book, fresh, held, stretch.end)
     before = conversations_of(book, stored, stretch.end, ALLOWED_LATENESS)
-    earliest = market.bars.filter(pl.col("bar_interval") == FAST_INTERVAL)["bar_start"].min()
+    earliest = market.bars.filter(pl.col("bar_interval") == DECISION_INTERVAL)["bar_start"].min()
     return _Evaluation(stretch, decisions, before, after, stored, earliest if isinstance(earliest, datetime) else None)
 
 
@@ -188,7 +184,7 @@ def _stored_alerts(connection: duckdb.DuckDBPyConnection, stretch: Window) -> pl
 
 def read_market(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: Window) -> Market:
     """Return the closed bars, the scores and the gaps that a stretch of decisions rests on, with the rules' lookback."""
-    ranges = [(FAST_INTERVAL, stretch.start - _lookback(book) - timedelta(seconds=2))]
+    ranges = [(DECISION_INTERVAL, stretch.start - _lookback(book) - timedelta(seconds=2))]
     days = max((rule.days for rule in book.rules if rule.kind == "record"), default=None)
     if days is not None:
         ranges += [
@@ -200,7 +196,7 @@ def read_market(connection: duckdb.DuckDBPyConnection, book: RuleBook, stretch: 
     bars = connection.execute(
         " UNION ALL ".join(
             f"SELECT {_BAR_COLUMNS} FROM {OHLC_BARS.name} WHERE bar_interval = '{name}' "
-            f"AND bar_start >= ? AND bar_start < ? AND (bar_end <= ? OR bar_interval <> '{FAST_INTERVAL}')"
+            f"AND bar_start >= ? AND bar_start < ? AND (bar_end <= ? OR bar_interval <> '{DECISION_INTERVAL}')"
             for name, _ in ranges
         ),
         [value for _, start in ranges for value in (start, stretch.end, stretch.end)],
@@ -288,7 +284,7 @@ def _rows(warehouse: Warehouse, book: RuleBook, decisions: list[Decision], now: 
         bars = connection.execute(
             f"SELECT {_BAR_COLUMNS} FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ? "
             f"AND symbol IN ({', '.join('?' * len(symbols))})",
-            [FAST_INTERVAL, first - SURROUNDINGS_SPAN, last, *symbols],
+            [DECISION_INTERVAL, first - SURROUNDINGS_SPAN, last, *symbols],
         ).pl()
         scores = _read_scores(connection, Window(first - NOW_SPAN, last), MENTIONED_TIMES_A_DAY)
     return alert_rows(book, decisions, bars, scores, lateness=ALLOWED_LATENESS, raised_at=now)
