@@ -20,7 +20,7 @@ from cryptotrace_dagster.domain.conversations import (
     hold_conversations,
 )
 from cryptotrace_dagster.domain.rules import AnomalyRule, RuleBook, Severity
-from cryptotrace_dagster.domain.signals import FAST_INTERVAL, Market, bar_length, find_signals
+from cryptotrace_dagster.domain.signals import DECISION_INTERVAL, Market, bar_length, find_signals
 from cryptotrace_dagster.domain.wording import Surroundings, message_of, title_of
 from cryptotrace_dagster.tables import ALERTS
 
@@ -57,7 +57,7 @@ def alert_rows(
     """Return the decisions as rows of `alerts`; `bars` reach SURROUNDINGS_SPAN back from each decision."""
     by_symbol = {
         str(symbol): part
-        for (symbol,), part in bars.filter(pl.col("bar_interval") == FAST_INTERVAL)
+        for (symbol,), part in bars.filter(pl.col("bar_interval") == DECISION_INTERVAL)
         .sort("bar_start")
         .partition_by("symbol", as_dict=True)
         .items()

@@ -23,7 +23,7 @@ from cryptotrace_dagster.domain.rules import (
 )
 from cryptotrace_dagster.tables import ANOMALY_SCORES, OHLC_BARS
 
-FAST_INTERVAL = "1s"
+DECISION_INTERVAL = "1s"  # of the bars that rules look at; the detectors have intervals of their own (features.py)
 PRICE_AGE = timedelta(minutes=2)  # a score's price is the last trade's, unless that is older
 MEASURE_DECIMALS = 4  # a rolling sum differs in its last bits with where it started; an alert must not
 
@@ -85,7 +85,7 @@ def bar_length() -> pl.Expr:
 def _prepared(bars: pl.DataFrame) -> pl.DataFrame:
     numbers = ("high", "low", "close", "quote_volume")
     return (
-        bars.filter(pl.col("bar_interval") == FAST_INTERVAL)
+        bars.filter(pl.col("bar_interval") == DECISION_INTERVAL)
         .sort("symbol", "bar_start")
         .with_columns(price=pl.col("close").cast(OHLC_BARS.polars_schema["close"]))
         .with_columns(pl.col(name).cast(pl.Float64) for name in numbers)
@@ -284,7 +284,7 @@ def lasting_gaps(rule: DataRule, gaps: pl.DataFrame) -> pl.DataFrame:
     lasting = gaps.filter(pl.col("closed_at").is_null() | (pl.col("closed_at") > told_at)).select(
         "symbol",
         "closed_at",
-        bar_interval=pl.lit(FAST_INTERVAL),
+        bar_interval=pl.lit(DECISION_INTERVAL),
         bar_start=pl.col("gap_end").dt.truncate("1s"),
         bar_end=told_at,
         last_trade_time="gap_end",

@@ -13,7 +13,14 @@ import polars as pl
 
 from cryptotrace_dagster.domain import features as formulas
 from cryptotrace_dagster.domain.detectors import combined, find_detectors
-from cryptotrace_dagster.domain.detectors.base import MARKET, SCORE_SCHEMA, Detector, State, decode_state, encode_state
+from cryptotrace_dagster.domain.detectors.base import (
+    SCORE_SCHEMA,
+    WHOLE_MARKET,
+    Detector,
+    State,
+    decode_state,
+    encode_state,
+)
 from cryptotrace_dagster.domain.windows import EPOCH, Window, ceil, floor
 from cryptotrace_dagster.pipeline.models import (
     CLASSIFIER,
@@ -362,7 +369,7 @@ def _advance(line: _Line, states: States, features: pl.DataFrame) -> tuple[State
     rows = [ANOMALY_SCORES.empty()]
     for detector in line.detectors:
         known = dict(states.get(detector.name, {}))
-        parts = {MARKET: features} if detector.over_market else by_symbol
+        parts = {WHOLE_MARKET: features} if detector.over_market else by_symbol
         scores = [pl.DataFrame(schema=SCORE_SCHEMA)]
         for symbol, bars in parts.items():
             if bars.is_empty():

@@ -10,7 +10,7 @@ import polars as pl
 
 from cryptotrace_dagster.domain.alerting import alerts_of
 from cryptotrace_dagster.domain.rules import RuleBook
-from cryptotrace_dagster.domain.signals import FAST_INTERVAL
+from cryptotrace_dagster.domain.signals import DECISION_INTERVAL
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline.alerts import read_market
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS
@@ -40,7 +40,7 @@ def try_rules(warehouse: Warehouse, book: RuleBook, end: datetime, span: timedel
     with warehouse.reading() as connection:
         market = read_market(connection, book, window)
     # Longer bars, there for records, begin before the first trade: the rate would count hours that nobody watched.
-    earliest = market.bars.filter(pl.col("bar_interval") == FAST_INTERVAL)["bar_start"].min()
+    earliest = market.bars.filter(pl.col("bar_interval") == DECISION_INTERVAL)["bar_start"].min()
     if isinstance(earliest, datetime):
         window = Window(min(max(window.start, earliest), end), end)
     rung = alerts_of(book, market, until=end, lateness=ALLOWED_LATENESS, raised_at=end)

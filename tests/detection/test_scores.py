@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from cryptotrace_dagster.domain.detectors import find_detectors
-from cryptotrace_dagster.domain.detectors.base import MARKET, Detector, decode_state, encode_state
+from cryptotrace_dagster.domain.detectors.base import WHOLE_MARKET, Detector, decode_state, encode_state
 from cryptotrace_dagster.domain.detectors.isolation_forest import IsolationForestDetector, fit_forest
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline import detection
@@ -75,7 +75,7 @@ def test_no_detector_sees_the_future(market: Warehouse, detector: Detector, cuts
         starts = bars["bar_start"].unique(maintain_order=True)
         cuts = [int(bars["bar_start"].search_sorted(starts[cut % len(starts)])) for cut in cuts]
     assert_frame_equal(advanced(detector, bars, cuts), advanced(detector, bars, []), check_exact=True)
-    assert MARKET not in symbols
+    assert WHOLE_MARKET not in symbols
 
 
 def test_a_learned_detector_scores_alike_however_the_history_is_cut_and_knows_only_the_past(market: Warehouse) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cryptotrace_dagster.domain.calibration import HOURS_A_DAY
 
 State = dict[str, Any]
-MARKET = "*"
+WHOLE_MARKET = "*"  # keeps the state of a detector that looks at all symbols; its scores are of `MARKET_SYMBOL`
 STORED_BELOW = HOURS_A_DAY  # scores that come every hour say nothing and are not stored
 
 SCORE_SCHEMA = pl.Schema(
