@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cryptotrace_dagster.storage import Warehouse
 
 _SHOWN_ROWS = 50
+_BAR_TABLE = ("bar_start", "open", "high", "low", "close", "volume", "trade_count")  # all of them are wider than a terminal
+_WIDTH_OF_A_FILE = 10_000  # where no terminal is, nothing has to be folded
 _UNKNOWN_TO_POLARS = ("INTERVAL", "UNION", "VARIANT")
 
 
@@ -75,7 +77,7 @@ def register(app: typer.Typer) -> None:
         chart: Annotated[bool, typer.Option("--chart", help="Draw candles in the terminal instead.")] = False,
         data_dir: DataDir = None,
     ) -> None:
-        """Print the bars of a symbol: open, high, low, close, volume.
+        """Print the bars of a symbol: open, high, low, close, volume, trades; other formats than the table have all columns.
 
         Example: cryptotrace bars BTCUSDT --interval 5m --last 1d --chart
         """
@@ -86,7 +88,7 @@ def register(app: typer.Typer) -> None:
         if chart:
             _draw(rows)
         else:
-            _print(rows, output)
+            _print(rows.select(_BAR_TABLE) if output is OutputFormat.TABLE else rows, output)
 
 
 def run_query(warehouse: "Warehouse", query: str, timeout: float) -> "pl.DataFrame":
@@ -216,7 +218,7 @@ def _print_table(rows: "pl.DataFrame") -> None:
     shown = plain(rows.tail(_SHOWN_ROWS))
     for row in shown.iter_rows():
         table.add_row(*("" if value is None else str(value) for value in row))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
     console.print(table)
     if rows.height > _SHOWN_ROWS:
         console.print(f"(the last {_SHOWN_ROWS} of {rows.height} rows; --format csv prints all)")

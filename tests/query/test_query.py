@@ -65,6 +65,14 @@ def test_parquet_and_arrow_come_back_as_they_were(folder: Path) -> None:
         assert frame.height == 1
 
 
+def test_a_table_has_a_line_for_each_bar_where_no_terminal_folds_it(folder: Path) -> None:
+    header, first, *others = run(folder, "bars", "BTCUSDT", "--interval", "5m").stdout.splitlines()
+    assert header.split() == ["bar_start", "open", "high", "low", "close", "volume", "trade_count"]
+    assert first.startswith("2026-01-05T11:00:00Z")
+    assert len(first.split()) == 7
+    assert len(others) == 11
+
+
 def test_a_chart_shows_candles_and_the_last_price(folder: Path) -> None:
     shown = run(folder, "bars", "SOLUSDT", "--chart").stdout
     assert "SOLUSDT" in shown
