@@ -24,28 +24,27 @@ def messages() -> None:
 @st.fragment(run_every=REFRESH_SECONDS)
 def _messages() -> None:
     try:
-        answer = httpx.get(f"{source().settings.receiver_url}/_control/messages", timeout=2.0)
-        received = _newest_first(answer.raise_for_status().json())
+        answer = httpx.get(
+            f"{source().settings.receiver_url}/_control/messages",
+            params={"limit": _SHOWN},
+            timeout=2.0,
+            trust_env=False,
+        )
+        received: list[dict[str, Any]] = answer.raise_for_status().json()  # oldest first
     except httpx.HTTPError as error:
         st.warning(f"The receiver does not answer ({type(error).__name__}). Is `cryptotrace up --demo` still running?")
         return
     if not received:
         st.info("No message yet. The demo's first pump comes within two minutes.", icon=":material/hourglass_top:")
-    for message in received[:_SHOWN]:
+    for message in reversed(received):
         _message(message)
 
 
-def _newest_first(answer: Any) -> list[dict[str, Any]]:
-    listed = answer["messages"] if isinstance(answer, dict) else answer
-    return list(reversed(listed))
-
-
 def _message(message: dict[str, Any]) -> None:
-    payload = message.get("payload", message)
     with st.container(border=True):
-        if payload.get("content"):
-            st.text(payload["content"])
-        for embed in payload.get("embeds", []):
+        if message["content"]:
+            st.text(message["content"])
+        for embed in message["embeds"] or ():
             st.markdown("**" + str(embed.get("title", "")).replace("*", "\\*") + "**")
             st.text(embed.get("description", ""))
             with st.container(horizontal=True):
