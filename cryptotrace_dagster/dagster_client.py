@@ -1,4 +1,4 @@
-"""What supervisor, dashboard and benchmarks ask of Dagster, over the GraphQL interface of its UI.
+"""What supervisor, dashboard, doctor and benchmarks ask of Dagster, over the GraphQL interface of its UI.
 
 Owns the questions and their answers as plain values. Stays out: Dagster's Python package, which would double the
 memory of those who ask, and what the answers mean to them.
@@ -25,6 +25,7 @@ _LAUNCH = """mutation($params: ExecutionParams!) {
   launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } }
 }"""
 _CHECKS = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks { name } } } } }"""
+_DAEMONS = """{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"""
 _EXECUTIONS = """assetCheckExecutions(assetKey: {path: %s}, checkName: %s, limit: %d) {
   status timestamp evaluation { description }
 }"""
@@ -76,6 +77,11 @@ class DagsterClient:
     def latest_runs(self, count: int) -> list[Run]:
         """Return the runs that were created last, newest first."""
         return self._runs({}, count)
+
+    def daemons_without_heartbeat(self) -> list[str]:
+        """Return the daemons that Dagster needs and has not heard of lately; none when all is well."""
+        statuses = self._ask(_DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return [each["daemonType"] for each in statuses if each["required"] and not each["healthy"]]
 
     def terminate(self, runs: list[Run]) -> None:
         """Ask the runs to end; they do so at their next interruptible moment."""

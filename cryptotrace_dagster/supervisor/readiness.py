@@ -4,8 +4,9 @@ import socket
 
 import httpx
 
+from cryptotrace_dagster.dagster_client import DagsterClient, DagsterRequestError
+
 _TIMEOUT_SECONDS = 1.0
-_DAEMON_QUERY = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"
 
 
 def port_answers(port: int, host: str = "127.0.0.1") -> bool:
@@ -28,12 +29,6 @@ def url_answers(url: str) -> bool:
 def dagster_daemon_is_healthy(ui_url: str) -> bool:
     """Return whether Dagster itself says that every daemon it needs is alive."""
     try:
-        answer = httpx.post(
-            f"{ui_url}/graphql", json={"query": _DAEMON_QUERY}, timeout=_TIMEOUT_SECONDS, trust_env=False
-        )
-    except httpx.TransportError:
+        return not DagsterClient(ui_url, _TIMEOUT_SECONDS).daemons_without_heartbeat()
+    except (httpx.HTTPError, DagsterRequestError):
         return False
-    if not answer.is_success:
-        return False
-    statuses = answer.json()["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
-    return all(status["healthy"] for status in statuses if status["required"])

@@ -34,6 +34,7 @@ _ADDRESSES = (
     "rest_url",
     "dump_url",
 )
+_THIS_MACHINE = ("127.0.0.1", "localhost")
 _WATCHERS = ("dagster ui", "dagster daemon")
 DEMO_HISTORY = timedelta(hours=1)
 DEMO_HISTORY_TRADES = 400_000  # at most, so that a market that is asked to be busy starts as soon as a quiet one
@@ -157,11 +158,20 @@ def service_environment(plan: Plan) -> dict[str, str]:
     decided = {name.upper(): _as_text(value) for name, value in plan.settings.model_dump().items() if value is not None}
     return {
         **os.environ,
+        **_spared_by_proxies(os.environ),
         **decided,
         "DAGSTER_HOME": str(plan.dagster_home),
         "PYTHONUNBUFFERED": "1",
         "NO_COLOR": "1",  # the output goes to files
     }
+
+
+def _spared_by_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the hosts that are asked without a proxy, this machine among them: no proxy reaches a service of ours."""
+    listed = ",".join((environment.get("no_proxy", ""), environment.get("NO_PROXY", ""), *_THIS_MACHINE))
+    hosts = dict.fromkeys(host for part in listed.split(",") if (host := part.strip()))
+    value = "*" if "*" in hosts else ",".join(hosts)  # the star, for all hosts, is understood only by itself
+    return {"no_proxy": value, "NO_PROXY": value}  # some programs read the one, some the other
 
 
 def running_file(plan: Plan) -> str:

@@ -89,6 +89,41 @@ def test_a_daemon_without_heartbeat_is_found(neighbour: Neighbour, healthy: bool
     assert healthy or "sensor" in finding.found
 
 
+def test_who_answers_as_dagster_does_not_is_no_dagster(neighbour: Neighbour) -> None:
+    for answer in ({"errors": [{"message": "no such field"}]}, {"data": None}, "no JSON"):
+        neighbour.answers["/graphql"] = (200, answer)
+        finding = doctor.check_dagster(settings(dagster_url=neighbour.url))
+        assert (finding.verdict, "does not answer" in finding.found) == (Verdict.FAULT, True)
+
+
+def test_what_runs_on_this_machine_is_asked_without_the_proxy(
+    neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards a machine behind a proxy, which answers for 127.0.0.1 with an error, whatever runs there."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    neighbour.answers = {
+        "/graphql": (200, {"data": {"instance": {"daemonHealth": {"allDaemonStatuses": []}}}}),
+        "/healthz": (200, {"status": "ok"}),
+        "/_stcore/health": (200, "ok"),
+        "/server_info": (200, {"dagster_version": "1"}),
+        "/api/v3/time": (200, lambda: {"serverTime": int(time.time() * 1000)}),
+        "/api/webhooks/1/local": (200, {}),
+    }
+    ports = dict.fromkeys(("dagster_port", "api_port", "dashboard_port", "feed_port"), neighbour.port)
+    here = settings(
+        dagster_url=neighbour.url,
+        binance_rest_url=neighbour.url,
+        discord_webhook_url=SecretStr(f"{neighbour.url}/api/webhooks/1/local"),
+        **ports,
+    )
+    checks = (doctor.check_dagster, doctor.check_ports, doctor.check_services, doctor.check_exchange)
+    findings = [check(here) for check in (*checks, doctor.check_discord)]
+    assert {finding.verdict for finding in findings} == {Verdict.OK}, findings
+
+
 @pytest.mark.parametrize(("status", "verdict"), [(200, Verdict.OK), (404, Verdict.FAULT), (503, Verdict.WARNING)])
 def test_a_webhook_is_asked_and_never_shown(neighbour: Neighbour, status: int, verdict: Verdict) -> None:
     neighbour.answers["/api/webhooks/1/t0psecret"] = (status, {})

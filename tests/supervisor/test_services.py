@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from urllib.request import proxy_bypass_environment
 
 import pytest
 from pydantic import SecretStr
@@ -80,6 +81,30 @@ def test_services_get_absolute_paths_for_they_may_work_elsewhere(
     assert environment["WAREHOUSE_URL"] == str(tmp_path / "data" / "cryptotrace.duckdb")
     assert environment["ALERTS_FILE"] == str(tmp_path / "alerts.toml")
     assert environment["DAGSTER_HOME"] == str(tmp_path / "data" / "dagster_home")
+
+
+@pytest.mark.parametrize(
+    ("set_here", "expected"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"NO_PROXY": "example.org, localhost"}, "example.org,localhost,127.0.0.1"),
+        ({"no_proxy": "a.example", "NO_PROXY": "b.example"}, "a.example,b.example,127.0.0.1,localhost"),
+        ({"NO_PROXY": "*"}, "*"),
+    ],
+)
+def test_services_ask_each_other_without_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, set_here: dict[str, str], expected: str
+) -> None:
+    """Guards an offline demo behind a proxy, which cannot reach the exchange on this machine for the feed."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_here.items():
+        monkeypatch.setenv(name, value)
+    environment = service_environment(planned())
+    assert (environment["no_proxy"], environment["NO_PROXY"]) == (expected, expected)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, environment[name])
+    assert proxy_bypass_environment("127.0.0.1:9444")
 
 
 @pytest.mark.parametrize("options", [Options(), Options(is_demo=True)])
