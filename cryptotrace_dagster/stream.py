@@ -19,6 +19,7 @@ import polars as pl
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from cryptotrace_dagster.domain.exchange_times import microseconds_of
 from cryptotrace_dagster.domain.offsets import OffsetPlan, OffsetRange
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.errors import UserError
@@ -34,7 +35,6 @@ _WITHOUT_TOPIC_ID = {  # a topic that is not there yet, or a broker from before 
     KafkaError._UNSUPPORTED_FEATURE,
 }
 _EMBEDDED_CLUSTER = "mockCluster"  # it cannot describe topics
-_MICROSECONDS_FROM = 10**14  # exchange times at or above this are microseconds, below it milliseconds
 
 
 class StreamError(UserError):
@@ -64,7 +64,7 @@ _ID_LIMIT = 2**62
 _Id = Annotated[int, msgspec.Meta(ge=0, lt=_ID_LIMIT)]
 
 
-class AggTrade(msgspec.Struct):
+class _WireTrade(msgspec.Struct):
     """Binance's `aggTrade`, or its `trade` (`t` in place of `a`, `f`, `l`). Letters as in the exchange's documentation."""
 
     s: str
@@ -398,7 +398,7 @@ def _read_one_by_one(values: list[bytes]) -> tuple[pl.DataFrame, dict[int, str]]
     """Return the values that have a trade's form as wire rows with their `index`, and the reasons of the others."""
     rows: list[tuple[object, ...]] = []
     reasons: dict[int, str] = {}
-    decoder = msgspec.json.Decoder(AggTrade)
+    decoder = msgspec.json.Decoder(_WireTrade)
     for index, value in enumerate(values):
         try:
             trade = decoder.decode(value)
@@ -415,17 +415,13 @@ def _read_one_by_one(values: list[bytes]) -> tuple[pl.DataFrame, dict[int, str]]
     return pl.DataFrame(rows, schema={"index": pl.Int64(), **_WIRE_SCHEMA}, orient="row"), reasons
 
 
-def _exchange_us() -> pl.Expr:
-    return pl.when(pl.col("T") >= _MICROSECONDS_FROM).then(pl.col("T")).otherwise(pl.col("T") * 1000)
-
-
 def _complaint() -> pl.Expr:
     """Return why a wire row is no trade; null for those that are one."""
 
     def is_id(name: str) -> pl.Expr:
         return pl.col(name).is_between(0, _ID_LIMIT, closed="left")
 
-    is_ahead = (pl.col("received_us") > 0) & (_exchange_us() > pl.col("received_us") + _AHEAD_US)
+    is_ahead = (pl.col("received_us") > 0) & (microseconds_of(pl.col("T")) > pl.col("received_us") + _AHEAD_US)
     return (
         pl.when(~pl.col("s").str.contains(r"^[\p{L}\p{N}_-]+$"))
         .then(pl.lit("the symbol `s` is not one word"))
@@ -448,7 +444,7 @@ def _as_ticks(wire: pl.DataFrame) -> pl.DataFrame:
         quantity=pl.col("q").cast(price_type),
         first_trade_id="f",
         last_trade_id="l",
-        trade_time=_exchange_us().cast(pl.Datetime("us")),
+        trade_time=microseconds_of(pl.col("T")).cast(pl.Datetime("us")),
         is_buyer_maker="m",
         received_at=pl.col("received_us").cast(pl.Datetime("us")),
     )

@@ -9,12 +9,12 @@ from datetime import date, datetime
 
 import polars as pl
 
+from cryptotrace_dagster.domain.exchange_times import microseconds_of
 from cryptotrace_dagster.errors import UserError
 from cryptotrace_dagster.tables import RAW_TICKS
 
 CHECKSUM_SUFFIX = ".CHECKSUM"
 _COLUMNS = ("a", "p", "q", "f", "l", "T", "m")
-_MICROSECONDS_FROM = 10**14
 _FILE_NAME = re.compile(r"(?P<symbol>[^/\\-]+)-aggTrades-\d{4}-\d{2}(-\d{2})?\.(zip|csv)$")
 
 
@@ -67,8 +67,6 @@ def ticks_of_lines(lines: bytes, symbol: str, received_at: datetime, where: str)
 
 def _typed(text: pl.DataFrame, symbol: str, received_at: datetime) -> pl.DataFrame:
     schema = RAW_TICKS.polars_schema
-    time = pl.col("T").cast(pl.Int64)
-    microseconds = pl.when(time >= _MICROSECONDS_FROM).then(time).otherwise(time * 1000)
     return text.select(
         symbol=pl.lit(symbol),
         trade_id=pl.col("a").cast(pl.Int64),
@@ -76,7 +74,7 @@ def _typed(text: pl.DataFrame, symbol: str, received_at: datetime) -> pl.DataFra
         quantity=pl.col("q").cast(schema["quantity"]),
         first_trade_id=pl.col("f").cast(pl.Int64),
         last_trade_id=pl.col("l").cast(pl.Int64),
-        trade_time=microseconds.cast(schema["trade_time"]),
+        trade_time=microseconds_of(pl.col("T").cast(pl.Int64)).cast(schema["trade_time"]),
         is_buyer_maker=pl.col("m").str.to_lowercase() == "true",
         received_at=pl.lit(received_at, schema["received_at"]),
     )

@@ -4,16 +4,12 @@ Only the fields that the feed decides on are decoded; everything else travels on
 """
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
 from urllib.parse import quote
 
 import msgspec
 
-from cryptotrace_dagster.domain.windows import EPOCH
-
 MAX_STREAMS_PER_CONNECTION = 1024
 SERVER_SHUTDOWN_STREAM = "!serverShutdown"
-_MICROSECONDS_FROM = 10**14  # 14 digits and more: in milliseconds that would be the year 5138
 
 
 class AggTrade(msgspec.Struct, tag_field="e", tag="aggTrade", gc=False):
@@ -21,7 +17,7 @@ class AggTrade(msgspec.Struct, tag_field="e", tag="aggTrade", gc=False):
 
     symbol: str = msgspec.field(name="s")
     trade_id: int = msgspec.field(name="a")
-    trade_time: int = msgspec.field(name="T")  # since the epoch, in ms or in µs; see `instant_of`
+    trade_time: int = msgspec.field(name="T")  # since the epoch, in ms or in µs; domain/exchange_times.py tells
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -78,13 +74,3 @@ def is_server_shutdown(envelope: Envelope) -> bool:
 def agg_trade_from_rest(symbol: str, row: bytes | msgspec.Raw) -> bytes:
     """Return a REST row as the stream would have sent it: the same bytes, with event and symbol put in front."""
     return b'{"e":"aggTrade","s":%s,' % msgspec.json.encode(symbol) + bytes(row)[1:]
-
-
-def instant_of(value: int) -> datetime:
-    """Return an exchange time in ms or µs as naive UTC."""
-    return EPOCH + timedelta(microseconds=value if value >= _MICROSECONDS_FROM else value * 1000)
-
-
-def seconds_of(value: int) -> float:
-    """Return an exchange time in ms or µs as seconds since the epoch."""
-    return value / 1_000_000 if value >= _MICROSECONDS_FROM else value / 1000

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from cryptotrace_dagster.binance.messages import decode_raw_rows, decode_rest_trade, seconds_of
+from cryptotrace_dagster.binance.messages import decode_raw_rows, decode_rest_trade
+from cryptotrace_dagster.domain.exchange_times import seconds_of
 from cryptotrace_dagster.domain.windows import EPOCH
 from cryptotrace_dagster.errors import UserError
 

@@ -18,8 +18,9 @@ import polars as pl
 import structlog
 from prometheus_client import CollectorRegistry
 
-from cryptotrace_dagster.binance.messages import decode_agg_trade, seconds_of, stream_url
+from cryptotrace_dagster.binance.messages import decode_agg_trade, stream_url
 from cryptotrace_dagster.binance.rest import AsyncBinanceRest, ExchangeError
+from cryptotrace_dagster.domain.exchange_times import seconds_of
 from cryptotrace_dagster.errors import UserError
 from cryptotrace_dagster.feed.attempts import AttemptBudget
 from cryptotrace_dagster.feed.connection import StreamConnection

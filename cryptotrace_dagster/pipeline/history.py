@@ -31,8 +31,9 @@ from cryptotrace_dagster.binance.dumps import (
     symbol_of,
     ticks_of_lines,
 )
-from cryptotrace_dagster.binance.messages import agg_trade_from_rest, instant_of
+from cryptotrace_dagster.binance.messages import agg_trade_from_rest
 from cryptotrace_dagster.binance.rest import BinanceRest, ExchangeError, RateLimitedError, TradesPage
+from cryptotrace_dagster.domain.exchange_times import instant_of
 from cryptotrace_dagster.domain.windows import Window, day_window, merged, utc_now
 from cryptotrace_dagster.errors import UserError
 from cryptotrace_dagster.pipeline.bars import refresh_bars

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from cryptotrace_dagster.binance.messages import instant_of
 from cryptotrace_dagster.binance.rest import PAGE_LIMIT, BinanceRest, Kline
+from cryptotrace_dagster.domain.exchange_times import instant_of
 from cryptotrace_dagster.domain.windows import Window, ceil, floor, merged
 from cryptotrace_dagster.storage import Warehouse
 from cryptotrace_dagster.tables import OHLC_BARS, TRADE_ID_RANGES

@@ -10,9 +10,9 @@ import httpx
 import msgspec
 import pytest
 
-from cryptotrace_dagster.binance.messages import instant_of
 from cryptotrace_dagster.binance.rest import BinanceRest, ExchangeError
 from cryptotrace_dagster.domain.bars import bars_of
+from cryptotrace_dagster.domain.exchange_times import instant_of
 from cryptotrace_dagster.domain.windows import Window, day_window
 from cryptotrace_dagster.exchange.faults import Fault
 from cryptotrace_dagster.exchange.simulated import ExchangeConfig, SimulatedExchange

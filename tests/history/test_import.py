@@ -15,9 +15,9 @@ import typer
 from typer.testing import CliRunner
 
 from cryptotrace_dagster.binance.dumps import DumpError, sha256_of, symbol_of
-from cryptotrace_dagster.binance.messages import instant_of
 from cryptotrace_dagster.binance.rest import BinanceRest, Kline
 from cryptotrace_dagster.cli import history
+from cryptotrace_dagster.domain.exchange_times import instant_of
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline.history import HistoryError, HistoryReport, import_file
 from cryptotrace_dagster.pipeline.klines import compare_with_klines
