@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from cryptotrace_dagster.connections import without_secrets
 from cryptotrace_dagster.dagster_client import DagsterClient, DagsterRequestError
 from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.looks import age_text, counted
@@ -248,7 +249,8 @@ def check_warehouse(settings: Settings) -> Finding:
     try:
         health = data_health(Reader(open_for_reading(settings)))
     except WarehouseMissingError:
-        return Finding("warehouse", Verdict.FAULT, f"no store at {settings.resolved_warehouse_url} yet", _START)
+        address = without_secrets(settings.resolved_warehouse_url)
+        return Finding("warehouse", Verdict.FAULT, f"no store at {address} yet", _START)
     except StorageError as error:
         return Finding("warehouse", Verdict.FAULT, str(error), "follow what it says, then ask again")
     if health.last_received_at is None:

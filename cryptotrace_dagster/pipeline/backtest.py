@@ -115,7 +115,7 @@ def backtest_stored(
             day += DAY
         if first is None:
             raise UserError(
-                f"There are no trades between {period.start} and {period.end} in {source.url}: "
+                f"There are no trades between {period.start} and {period.end} in {source.address}: "
                 "bring them in with `cryptotrace import` or `cryptotrace backfill` first."
             )
         return _replay(warehouse, book, events, Window(floor(first, MINUTE), period.end), period)

@@ -68,3 +68,10 @@ def test_the_stored_history_and_the_file_ring_alike(warehouse: Warehouse) -> Non
 def test_a_period_without_trades_says_how_to_get_some(warehouse: Warehouse) -> None:
     with pytest.raises(UserError, match="cryptotrace import"):
         backtest_stored(warehouse, PUMPS_ONLY, Window(START, START + timedelta(days=1)))
+
+
+def test_the_store_that_has_no_trades_is_named_without_its_password(lake: Warehouse) -> None:
+    source = Warehouse(f"{lake.url} password=t0psecret", data_path=lake.address.data_path)
+    with pytest.raises(UserError, match=r"no trades .* in ducklake:.* password=\*\*\*") as refusal:
+        backtest_stored(source, PUMPS_ONLY, Window(START, START + timedelta(days=1)))
+    assert "t0psecret" not in str(refusal.value)

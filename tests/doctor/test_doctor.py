@@ -20,6 +20,7 @@ from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import Warehouse
 from tests.market import fill
+from tests.postgres_server import PostgresServer
 
 
 class Neighbour:
@@ -183,6 +184,13 @@ def test_the_store_is_whole_and_fresh_or_says_what_is_missing(tmp_path: Path) ->
     assert finding.verdict is Verdict.FAULT
     assert "20 trades missing in 1 open gap" in finding.found
     assert "backfill" in finding.remedy
+
+
+def test_a_store_that_is_not_there_is_named_without_its_password(postgres: PostgresServer) -> None:
+    url = f"{postgres.create_database('lake_of_the_doctor')} password=t0psecret"
+    finding = doctor.check_warehouse(settings(warehouse_url=url))
+    assert (finding.verdict, "dbname=lake_of_the_doctor" in finding.found) == (Verdict.FAULT, True)
+    assert "t0psecret" not in finding.found + finding.remedy
 
 
 def test_a_full_disk_is_noticed_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
