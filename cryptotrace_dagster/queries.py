@@ -19,7 +19,7 @@ from cryptotrace_dagster.answering import Parameters
 from cryptotrace_dagster.domain.rules import Severity
 from cryptotrace_dagster.domain.windows import Window, floor, utc_now
 from cryptotrace_dagster.settings import Settings
-from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError
+from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError, warehouse_of
 from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
     ALERTS,
@@ -73,12 +73,7 @@ def open_for_reading(
 
     A server lets its many questions share an opening of the file; one such warehouse is enough for a process.
     """
-    return Warehouse(
-        settings.resolved_warehouse_url,
-        data_path=settings.warehouse_data_path or None,
-        lock_wait_seconds=patience_seconds,
-        shares_opening=shares_opening,
-    )
+    return warehouse_of(settings, lock_wait_seconds=patience_seconds, shares_opening=shares_opening)
 
 
 class Reader:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import duckdb
 import polars as pl
@@ -33,6 +33,9 @@ from cryptotrace_dagster.domain.windows import Window, utc_now
 from cryptotrace_dagster.shared_opening import SharedOpening
 from cryptotrace_dagster.tables import ALL_TABLES, SCHEMA_VERSION, SCHEMA_VERSIONS, Table
 
+if TYPE_CHECKING:
+    from cryptotrace_dagster.settings import Settings
+
 LOCK_WAIT_SECONDS = 60.0
 _COPIED_AT_ONCE = 1 << 22  # bytes
 
@@ -45,6 +48,7 @@ __all__ = [
     "WarehouseBusyError",
     "WarehouseMissingError",
     "conform",
+    "warehouse_of",
 ]
 
 
@@ -295,6 +299,18 @@ class Warehouse:
                 connection.execute(table.ddl.replace(table.name, f"{copy}.{table.name}", 1))
                 connection.execute(f"INSERT INTO {copy}.{table.name} SELECT {columns} FROM {table.name}")
             connection.commit()
+
+
+def warehouse_of(
+    settings: "Settings", *, lock_wait_seconds: float = LOCK_WAIT_SECONDS, shares_opening: bool = False
+) -> Warehouse:
+    """Return the warehouse of the settings, with the place of its files where it is a lake."""
+    return Warehouse(
+        settings.resolved_warehouse_url,
+        data_path=settings.warehouse_data_path or None,
+        lock_wait_seconds=lock_wait_seconds,
+        shares_opening=shares_opening,
+    )
 
 
 class _Hold:

@@ -67,11 +67,11 @@ def list_alerts(
 
     from cryptotrace_dagster.formats import plain, to_json
     from cryptotrace_dagster.pipeline.delivery import latest_alerts
+    from cryptotrace_dagster.queries import open_for_reading
     from cryptotrace_dagster.settings import load_settings
-    from cryptotrace_dagster.storage import Warehouse
 
     settings = load_settings()
-    frame = latest_alerts(Warehouse(settings.resolved_warehouse_url), symbol.upper() or None, limit)
+    frame = latest_alerts(open_for_reading(settings), symbol.upper() or None, limit)
     if as_json:
         print(to_json(frame).decode())
         return

@@ -46,7 +46,7 @@ def backtest(
     from cryptotrace_dagster.pipeline.backtest import PUMPS_ONLY, backtest_stored, backtest_ticks
     from cryptotrace_dagster.pipeline.rule_source import load_rules
     from cryptotrace_dagster.pipeline.trade_files import read_labels, read_trades
-    from cryptotrace_dagster.storage import Warehouse
+    from cryptotrace_dagster.storage import warehouse_of
 
     events = read_labels(labels) if labels else []
     if trades:
@@ -58,7 +58,7 @@ def backtest(
         if start is None or end is None or end <= start:
             raise UserError("Say what to replay: --from and a later --to, or --trades with a file of trades.")
         settings = load_settings(data_dir=data_dir, warehouse_url="") if data_dir else load_settings()
-        warehouse = Warehouse(settings.resolved_warehouse_url, data_path=settings.warehouse_data_path or None)
+        warehouse = warehouse_of(settings)
         report = backtest_stored(warehouse, load_rules(rules or settings.alerts_file), Window(start, end), events)
     _print_report(report, bool(labels))
     if as_json:

@@ -90,9 +90,9 @@ def _storing(settings: Settings) -> Iterator[tuple["Warehouse", "Progress"]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    from cryptotrace_dagster.storage import Warehouse
+    from cryptotrace_dagster.storage import warehouse_of
 
-    warehouse = Warehouse(settings.resolved_warehouse_url, data_path=settings.warehouse_data_path or None)
+    warehouse = warehouse_of(settings)
     warehouse.create()
     columns = (
         SpinnerColumn(),

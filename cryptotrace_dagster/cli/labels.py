@@ -33,9 +33,9 @@ def import_file(
     """
     from cryptotrace_dagster.domain.windows import utc_now
     from cryptotrace_dagster.pipeline.labels import import_labels
-    from cryptotrace_dagster.storage import Warehouse
+    from cryptotrace_dagster.storage import warehouse_of
 
     settings = settings_of(data_dir)
-    warehouse = Warehouse(settings.resolved_warehouse_url, data_path=settings.warehouse_data_path or None)
+    warehouse = warehouse_of(settings)
     warehouse.create()
     print(f"{import_labels(warehouse, file, kind, utc_now())} labels of kind {kind} stored from {file.name}.")

@@ -11,8 +11,6 @@ from cryptotrace_dagster.cli.options import DataDir, settings_of
 
 if TYPE_CHECKING:
     from cryptotrace_dagster.pipeline.backup import Inventory
-    from cryptotrace_dagster.settings import Settings
-    from cryptotrace_dagster.storage import Warehouse
 
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -34,8 +32,9 @@ def register(app: typer.Typer) -> None:
         """
         from cryptotrace_dagster.domain.windows import utc_now
         from cryptotrace_dagster.pipeline.backup import back_up
+        from cryptotrace_dagster.storage import warehouse_of
 
-        path, held = back_up(_warehouse(settings_of(data_dir)), target, utc_now())
+        path, held = back_up(warehouse_of(settings_of(data_dir)), target, utc_now())
         _print(held, as_json, f"Backed up to {path} ({path.stat().st_size / 1e6:.1f} MB):", path=str(path))
 
     @app.command()
@@ -52,8 +51,9 @@ def register(app: typer.Typer) -> None:
         Example: cryptotrace restore warehouse-2026-01-05.duckdb
         """
         from cryptotrace_dagster.pipeline.backup import restore as restore_backup
+        from cryptotrace_dagster.storage import warehouse_of
 
-        warehouse = _warehouse(settings_of(data_dir))
+        warehouse = warehouse_of(settings_of(data_dir))
         held = restore_backup(backup, warehouse, overwrite=overwrite)
         _print(held, as_json, f"Restored into {warehouse.address}:")
 
@@ -65,21 +65,16 @@ def register(app: typer.Typer) -> None:
         """
         from cryptotrace_dagster.domain.windows import utc_now
         from cryptotrace_dagster.pipeline.housekeeping import Retention, forget_old_rows, maintain_lake
+        from cryptotrace_dagster.storage import warehouse_of
 
         settings = settings_of(data_dir)
-        warehouse, now = _warehouse(settings), utc_now()
+        warehouse, now = warehouse_of(settings), utc_now()
         warehouse.create()
         done = forget_old_rows(warehouse, Retention.from_settings(settings), now) | maintain_lake(warehouse, now)
         if as_json:
             print(json.dumps(done))
         else:
             print("\n".join(f"{count:>12,}  {name}" for name, count in done.items() if count) or "Nothing was old.")
-
-
-def _warehouse(settings: "Settings") -> "Warehouse":
-    from cryptotrace_dagster.storage import Warehouse
-
-    return Warehouse(settings.resolved_warehouse_url, data_path=settings.warehouse_data_path or None)
 
 
 def _print(held: "Inventory", as_json: bool, headline: str, **fields: str) -> None:

@@ -88,7 +88,7 @@ def _run(settings: "Settings", options: "Options", duration: float | None, *, op
     from cryptotrace_dagster.log import set_up_logging
     from cryptotrace_dagster.pipeline.rule_source import load_rules
     from cryptotrace_dagster.settings import RUNNING_FILE
-    from cryptotrace_dagster.storage import Warehouse
+    from cryptotrace_dagster.storage import warehouse_of
     from cryptotrace_dagster.supervisor.dagster_home import write_home
     from cryptotrace_dagster.supervisor.display import Display
     from cryptotrace_dagster.supervisor.preflight import check_machine, data_folder_held, free_port
@@ -109,7 +109,7 @@ def _run(settings: "Settings", options: "Options", duration: float | None, *, op
             display.say(f"Starting in {plan.settings.data_dir} ...")
             if options.is_demo:
                 _clear_last_demo(plan)
-            Warehouse(plan.settings.resolved_warehouse_url).create()
+            warehouse_of(plan.settings).create()
             write_home(plan.dagster_home, code_server_port)
             running = plan.settings.data_dir / RUNNING_FILE
             running.write_text(running_file(plan), encoding="utf-8")

@@ -21,10 +21,10 @@ def migrate() -> None:
     import dagster as dg
 
     from cryptotrace_dagster.settings import load_settings
-    from cryptotrace_dagster.storage import Warehouse
+    from cryptotrace_dagster.storage import warehouse_of
 
     settings = load_settings()
-    Warehouse(settings.resolved_warehouse_url, data_path=settings.warehouse_data_path or None).create()
+    warehouse_of(settings).create()
     with dg.DagsterInstance.get() as instance:
         instance.upgrade()
 

@@ -33,7 +33,7 @@ from cryptotrace_dagster.feed.repair import Repair
 from cryptotrace_dagster.feed.watch import SilenceWatch
 from cryptotrace_dagster.loopback import bind, port_of, serving
 from cryptotrace_dagster.settings import Settings
-from cryptotrace_dagster.storage import StorageError, Warehouse
+from cryptotrace_dagster.storage import StorageError, warehouse_of
 from cryptotrace_dagster.tables import TRADE_ID_RANGES
 
 _LOG = structlog.get_logger(__name__)
@@ -58,9 +58,7 @@ class Feed:
         self._settings = settings
         self.lanes = [Lane(symbol) for symbol in shard_of(settings.symbols, settings.feed_shard)]
         self._lanes_by_symbol = {lane.symbol: lane for lane in self.lanes}
-        self._warehouse = Warehouse(
-            settings.resolved_warehouse_url, data_path=settings.warehouse_data_path or None, lock_wait_seconds=5.0
-        )
+        self._warehouse = warehouse_of(settings, lock_wait_seconds=5.0)
         self.publisher = Publisher(
             settings.kafka_bootstrap_servers, settings.ticks_topic, settings.dead_letter_topic, self._trade_refused
         )

@@ -14,7 +14,7 @@ import polars as pl
 import structlog
 
 from cryptotrace_dagster.dagster_client import DagsterClient
-from cryptotrace_dagster.storage import Warehouse, WarehouseBusyError
+from cryptotrace_dagster.storage import WarehouseBusyError, warehouse_of
 from cryptotrace_dagster.supervisor.services import Plan
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class Accountant:
     def __init__(self, plan: Plan, started_at: datetime) -> None:
         self._plan = plan
         self._started_at = started_at
-        self._warehouse = Warehouse(plan.settings.resolved_warehouse_url)
+        self._warehouse = warehouse_of(plan.settings)
         self._dagster = DagsterClient(f"http://127.0.0.1:{plan.settings.dagster_port}")
 
     def bring_to_rest(self, watch: Watch, stop_feed: Callable[[], None]) -> None:

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from cryptotrace_dagster.cli import alerts as commands
+from cryptotrace_dagster.connections import StoreAddress
 from cryptotrace_dagster.errors import UserError
+from cryptotrace_dagster.pipeline import delivery
 from cryptotrace_dagster.receiver.faults import ReceiverFault, ReceiverFaultKind
 from cryptotrace_dagster.receiver.server import DiscordReceiver, ReceiverConfig
 from cryptotrace_dagster.storage import Warehouse
@@ -63,6 +66,23 @@ def test_the_list_shows_what_became_of_each_alert(folder: Path) -> None:
     rows = json.loads(run("list", "--json", "--symbol", "ethusdt"))
 
     assert [(row["symbol"], row["delivery"]) for row in rows] == [("ETHUSDT", None)]
+
+
+def test_the_list_is_read_where_the_lake_keeps_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards WAREHOUSE_DATA_PATH, without which a lake on S3 cannot be opened."""
+    asked: list[Warehouse] = []
+
+    def latest(warehouse: Warehouse, *_: object) -> pl.DataFrame:
+        asked.append(warehouse)
+        return pl.DataFrame()
+
+    monkeypatch.setattr(delivery, "latest_alerts", latest)
+    monkeypatch.setenv("WAREHOUSE_URL", "ducklake:postgres:dbname=lake")
+    monkeypatch.setenv("WAREHOUSE_DATA_PATH", "s3://bucket/lake")
+    run("list")
+    assert [warehouse.address for warehouse in asked] == [
+        StoreAddress("ducklake:postgres:dbname=lake", "s3://bucket/lake")
+    ]
 
 
 def test_a_check_counts_the_rules_and_names_the_line_of_an_error(folder: Path) -> None:
