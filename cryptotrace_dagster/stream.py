@@ -16,7 +16,7 @@ from typing import Annotated, Self, cast
 
 import msgspec
 import polars as pl
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from cryptotrace_dagster.domain.exchange_times import microseconds_of
@@ -346,6 +346,27 @@ class TickStream:
             f"Kafka at {self._bootstrap_servers}, topic {self.topic}, could not be read ({error}). "
             "Check that the broker runs and KAFKA_BOOTSTRAP_SERVERS is right; ingest resumes by itself."
         )
+
+
+def empty_topic(bootstrap_servers: str, topic: str) -> None:
+    """Delete the messages that a topic holds now; one that is not there holds none.
+
+    Raises:
+        StreamError: no broker answers, or it does not let us.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    try:
+        found = admin.list_topics(timeout=REQUEST_SECONDS).topics.get(topic)
+        if found is None:
+            return
+        ends = [TopicPartition(topic, partition, OFFSET_END) for partition in found.partitions]
+        for deletion in admin.delete_records(ends, request_timeout=REQUEST_SECONDS).values():
+            deletion.result()
+    except KafkaException as error:
+        raise StreamError(
+            f"The topic {topic} of Kafka at {bootstrap_servers} could not be emptied ({error}): "
+            "delete it, or restart a broker that keeps its messages in memory; then try again."
+        ) from error
 
 
 def decoded(identity: TopicIdentity, messages: _Messages, reached: Mapping[int, int]) -> TickBatch:

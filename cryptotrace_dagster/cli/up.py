@@ -150,6 +150,10 @@ def _clear_last_demo(plan: "Plan") -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    if not plan.has_own_broker:
+        from cryptotrace_dagster.stream import empty_topic
+
+        empty_topic(plan.settings.kafka_bootstrap_servers, plan.settings.ticks_topic)
 
 
 def _has_screen() -> bool:

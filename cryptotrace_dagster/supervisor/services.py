@@ -34,6 +34,8 @@ _ADDRESSES = (
     "rest_url",
     "dump_url",
 )
+_DEMO_PREFIX = "demo."  # of a demo's topics on a Kafka of the user's own, which may hold real trades
+_TOPICS = ("ticks_topic", "dead_letter_topic")
 _THIS_MACHINE = ("127.0.0.1", "localhost")
 _WATCHERS = ("dagster ui", "dagster daemon")
 DEMO_HISTORY = timedelta(hours=1)
@@ -176,8 +178,11 @@ def _spared_by_proxies(environment: Mapping[str, str]) -> dict[str, str]:
 
 def running_file(plan: Plan) -> str:
     """Return the addresses of the running system as lines for commands beside it; no secret is among them."""
-    names = [name for name in type(plan.settings).model_fields if name == "symbols" or name.endswith(_ADDRESSES)]
+    others = ("symbols", *_TOPICS)
+    names = [name for name in type(plan.settings).model_fields if name in others or name.endswith(_ADDRESSES)]
     lines = {name: _as_text(getattr(plan.settings, name)) for name in names}
+    if plan.options.is_demo:  # empty: the file beside this one, also where .env names a warehouse
+        lines |= {"warehouse_url": "", "warehouse_data_path": ""}
     if plan.has_receiver and plan.settings.discord_webhook_url is not None:  # the receiver's own, which opens nothing
         lines["discord_webhook_url"] = plan.settings.discord_webhook_url.get_secret_value()
     return "".join(f"{name.upper()}={value}\n" for name, value in lines.items())
@@ -194,10 +199,11 @@ def _as_text(value: object) -> str:
 def _local_settings(settings: Settings, options: Options, has_own_broker: bool, has_receiver: bool) -> Settings:
     """Return the settings with absolute paths, shifted ports, and the parts that run on this machine."""
     shift = options.port_offset
+    own_warehouse = str(settings.data_dir.resolve() / "cryptotrace.duckdb")
     updates: dict[str, object] = {
         "data_dir": settings.data_dir.resolve(),
         "alerts_file": settings.alerts_file.resolve(),
-        "warehouse_url": settings.warehouse_url or str(settings.data_dir.resolve() / "cryptotrace.duckdb"),
+        "warehouse_url": settings.warehouse_url or own_warehouse,
         **{
             name: getattr(settings, name) + shift
             for name in ("dagster_port", "api_port", "dashboard_port", "feed_port")
@@ -211,10 +217,15 @@ def _local_settings(settings: Settings, options: Options, has_own_broker: bool, 
     if options.is_demo:
         rest_url = f"http://127.0.0.1:{EXCHANGE_REST_PORT + shift}"
         updates |= {
+            # Whatever is set: nothing could tell simulated trades from real ones in one warehouse.
+            "warehouse_url": own_warehouse,
+            "warehouse_data_path": "",
             "binance_stream_url": f"ws://127.0.0.1:{EXCHANGE_STREAM_PORT + shift}",
             "binance_rest_url": rest_url,
             "binance_dump_url": f"{rest_url}/dumps",
         }
+        if not has_own_broker:
+            updates |= {name: f"{_DEMO_PREFIX}{getattr(settings, name)}" for name in _TOPICS}
     if has_receiver:
         webhook = f"http://127.0.0.1:{RECEIVER_PORT + shift}/api/webhooks/1/local"
         updates["discord_webhook_url"] = SecretStr(webhook)

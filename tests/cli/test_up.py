@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cryptotrace_dagster import log
+from cryptotrace_dagster import log, stream
 from cryptotrace_dagster.cli import up
 from cryptotrace_dagster.settings import load_settings
 from cryptotrace_dagster.storage import Warehouse
@@ -14,8 +14,9 @@ from tests.postgres_server import PostgresServer
 
 
 @pytest.fixture
-def starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `up` prepare everything and then run no service; the test's own log and signals stay as they are."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(log, "set_up_logging", _nothing)
     monkeypatch.setattr(preflight, "check_machine", _nothing)
     monkeypatch.setattr(system, "StopSignals", _nothing)
@@ -31,9 +32,27 @@ def test_a_new_lake_is_made_where_its_files_belong(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards WAREHOUSE_DATA_PATH, without which a new lake cannot be made and one on S3 not be opened."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WAREHOUSE_URL", postgres.create_database("new_lake_of_up"))
     monkeypatch.setenv("WAREHOUSE_DATA_PATH", f"{tmp_path / 'lake'}/")
     up._run(load_settings(), Options(), None, opens_browser=False)
     made = Warehouse(load_settings().warehouse_url, data_path=load_settings().warehouse_data_path)
     assert made.read("SELECT count(*) FROM raw_ticks").item() == 0
+
+
+@pytest.mark.usefixtures("starts_nothing")
+@pytest.mark.parametrize("has_data_dir", [True, False])
+def test_a_demo_leaves_the_users_warehouse_and_topic_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_data_dir: bool
+) -> None:
+    """Guards `make demo` where the environment or .env names the warehouse and the Kafka of live operation."""
+    emptied: list[str] = []
+    monkeypatch.setattr(stream, "empty_topic", lambda _servers, topic: emptied.append(topic))
+    monkeypatch.setenv("WAREHOUSE_URL", str(tmp_path / "real.duckdb"))
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092")
+    options = Options(is_demo=True)
+    settings = up._settings(tmp_path / "chosen" if has_data_dir else None, options)
+    up._run(settings, options, None, opens_browser=False)
+    folder = tmp_path / ("chosen" if has_data_dir else "data/demo")
+    assert Warehouse(str(folder / "cryptotrace.duckdb")).read("SELECT count(*) FROM raw_ticks").item() == 0
+    assert not (tmp_path / "real.duckdb").exists()
+    assert emptied == ["demo.ticks"]

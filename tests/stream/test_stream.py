@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 
 from cryptotrace_dagster import stream as stream_module
 from cryptotrace_dagster.domain.offsets import OffsetPlan, OffsetRange, plan_offsets
-from cryptotrace_dagster.stream import StreamError, TickBatch, TickStream
+from cryptotrace_dagster.stream import StreamError, TickBatch, TickStream, empty_topic
 from tests.broker import Topic, create_topic, delete_topic, mock_cluster, real_kafka, trade
 
 
@@ -70,6 +70,28 @@ def test_no_broker_is_an_error_that_says_what_to_check(monkeypatch: pytest.Monke
     monkeypatch.setattr(stream_module, "REQUEST_SECONDS", 0.5)
     with TickStream("127.0.0.1:1", "ticks") as stream, pytest.raises(StreamError, match="KAFKA_BOOTSTRAP_SERVERS"):
         stream.watermarks()
+
+
+@pytest.mark.kafka
+def test_an_emptied_topic_is_read_from_what_came_afterwards() -> None:
+    """Guards a demo on a Kafka of the user's own, which would take the last demo's trades for its own."""
+    topic = Topic(real_kafka())
+    create_topic(topic.bootstrap_servers, topic.name)
+    topic.send_ids(range(1, 11))
+    topic.send_ids(range(11, 21), partition=1)
+    empty_topic(topic.bootstrap_servers, topic.name)
+    topic.send_ids([21])
+    with TickStream(topic.bootstrap_servers, topic.name) as stream:
+        assert ids(list(stream.read(plan_of(stream), 100))) == [21]
+    empty_topic(topic.bootstrap_servers, "not-there-yet")
+
+
+def test_a_topic_that_cannot_be_emptied_is_named_with_a_way_out(cluster: str) -> None:
+    """The in-process cluster is such a broker."""
+    topic = Topic(cluster)
+    topic.send_ids([1])
+    with pytest.raises(StreamError, match=f"{topic.name} .* could not be emptied .*: delete it"):
+        empty_topic(cluster, topic.name)
 
 
 def test_another_cluster_is_another_identity() -> None:

@@ -59,6 +59,36 @@ def test_a_kafka_of_the_users_own_is_used_instead_of_the_broker_that_comes_along
     assert plan.settings.kafka_bootstrap_servers == "kafka:9092"
 
 
+@pytest.mark.parametrize("options", [Options(is_demo=True), Options(is_demo=True, replay=(Path("day.jsonl"),))])
+def test_a_demo_never_works_on_the_users_warehouse(options: Options, tmp_path: Path) -> None:
+    """Guards real trades: mixed with simulated ones, nothing could tell them apart."""
+    plan = planned(
+        options,
+        data_dir=tmp_path,
+        warehouse_url="ducklake:postgres:dbname=lake password=t0psecret",
+        warehouse_data_path="s3://bucket/lake",
+    )
+    environment = service_environment(plan)
+    assert environment["WAREHOUSE_URL"] == str(tmp_path / "cryptotrace.duckdb")
+    assert environment["WAREHOUSE_DATA_PATH"] == ""
+
+
+def test_live_operation_works_on_the_users_warehouse() -> None:
+    plan = planned(warehouse_url="ducklake:postgres:dbname=lake", warehouse_data_path="s3://bucket/lake")
+    environment = service_environment(plan)
+    assert environment["WAREHOUSE_URL"] == "ducklake:postgres:dbname=lake"
+    assert environment["WAREHOUSE_DATA_PATH"] == "s3://bucket/lake"
+
+
+def test_a_demo_has_topics_of_its_own_on_the_users_kafka() -> None:
+    """Guards the real topic, whose readers would take simulated trades for real ones."""
+    names = ("TICKS_TOPIC", "DEAD_LETTER_TOPIC")
+    demo = service_environment(planned(Options(is_demo=True), kafka_bootstrap_servers="kafka:9092", ticks_topic="mine"))
+    assert [demo[name] for name in names] == ["demo.mine", "demo.ticks.dead_letter"]
+    live = service_environment(planned(kafka_bootstrap_servers="kafka:9092", ticks_topic="mine"))
+    assert [live[name] for name in names] == ["mine", "ticks.dead_letter"]
+
+
 def test_an_offset_moves_every_port_and_every_address() -> None:
     plain, moved = planned(Options(is_demo=True)), planned(Options(is_demo=True, port_offset=100))
     assert [port.number + 100 for port in plain.ports] == [port.number for port in moved.ports]
@@ -131,6 +161,17 @@ def test_a_recording_is_played_without_a_script(tmp_path: Path) -> None:
     assert "--script" not in exchange.command
 
 
+def test_commands_beside_a_demo_look_at_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards `DATA_DIR=data/demo cryptotrace alerts list` where .env names the warehouse of live operation."""
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("WAREHOUSE_URL=ducklake:postgres:dbname=lake\nKAFKA_BOOTSTRAP_SERVERS=kafka:9092\n")
+    plan = plan_system(load_user_settings(data_dir=tmp_path), Options(is_demo=True), code_server_port=5000)
+    (tmp_path / RUNNING_FILE).write_text(running_file(plan))
+    beside = load_settings(data_dir=tmp_path)
+    assert beside.resolved_warehouse_url == str(tmp_path / "cryptotrace.duckdb")
+    assert beside.ticks_topic == "demo.ticks"
+
+
 def test_commands_beside_a_running_system_learn_its_addresses_and_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,5 +184,6 @@ def test_commands_beside_a_running_system_learn_its_addresses_and_no_secret(
     for name in ("symbols", "dagster_port", "api_port", "kafka_bootstrap_servers", "binance_rest_url", "dashboard_url"):
         assert getattr(settings, name) == getattr(plan.settings, name), name
     assert "secret" not in running_file(plan)
+    assert "lake" not in running_file(planned(warehouse_url="ducklake:postgres:dbname=lake password=hidden"))
     assert "hidden" not in running_file(plan)
     assert load_user_settings(data_dir=tmp_path).api_port == 8000
