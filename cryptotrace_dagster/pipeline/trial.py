@@ -21,17 +21,16 @@ LONGEST_TRIAL = timedelta(days=1)  # five symbols have half a million bars of on
 
 @dataclass(frozen=True)
 class Trial:
-    """What rules would have rung in a window: rows of `alerts`, and how many a day that makes."""
+    """What rules would have rung in a window: rows of `alerts`, but none that ends an event, and how many a day that makes."""
 
     window: Window
     alerts: pl.DataFrame
 
     @property
     def alerts_a_day(self) -> float:
-        """Return the rate of alerts (not of the messages that end an event) in the window."""
+        """Return the rate of alerts in the window."""
         days = (self.window.end - self.window.start) / timedelta(days=1)
-        rung = self.alerts.filter(pl.col("phase") != "end").height if self.alerts.height else 0
-        return rung / days if days else 0.0
+        return self.alerts.height / days if days else 0.0
 
 
 def try_rules(warehouse: Warehouse, book: RuleBook, end: datetime, span: timedelta) -> Trial:
@@ -44,4 +43,4 @@ def try_rules(warehouse: Warehouse, book: RuleBook, end: datetime, span: timedel
     if isinstance(earliest, datetime):
         window = Window(min(max(window.start, earliest), end), end)
     rung = alerts_of(book, market, until=end, lateness=ALLOWED_LATENESS, raised_at=end)
-    return Trial(window, rung.filter(pl.col("available_at") >= window.start))
+    return Trial(window, rung.filter((pl.col("available_at") >= window.start) & (pl.col("phase") != "end")))

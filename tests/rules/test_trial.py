@@ -1,4 +1,4 @@
-"""Trying rules: the rate is that of the time in which something was watched."""
+"""Trying rules: what would have rung, at the rate of the time in which something was watched."""
 
 from datetime import timedelta
 
@@ -22,3 +22,12 @@ def test_young_data_are_tried_from_their_first_second_on(warehouse: Warehouse, r
 
     assert trial.window.start == NOON
     assert trial.alerts_a_day == pytest.approx(24)
+
+
+def test_a_message_that_ends_an_event_is_no_ring(warehouse: Warehouse) -> None:
+    """Guards the picture of the page, which had more marks than the number beside it."""
+    store(warehouse, seconds_of([100.0] * 100 + [104.0] * 1_000))
+
+    trial = try_rules(warehouse, book(MOVE), NOON + 1_100 * SECOND, timedelta(hours=1))
+
+    assert trial.alerts["phase"].to_list() == ["opening"]
