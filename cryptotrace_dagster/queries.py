@@ -25,8 +25,10 @@ from cryptotrace_dagster.tables import (
     ALERTS,
     ANOMALY_SCORES,
     DEAD_LETTERS,
+    FEATURES,
     FINAL_OUTCOMES,
     INGESTED_OFFSETS,
+    NEWEST_TRADE_TIME,
     OHLC_BARS,
     TRADE_ID_GAPS,
     TRADE_ID_RANGES,
@@ -36,6 +38,7 @@ from cryptotrace_dagster.tables import (
 _SEVERITIES = ", ".join(f"'{severity.name}'" for severity in Severity)  # ascending, as SQL
 READER_PATIENCE_SECONDS = 10.0
 OVERDUE_AFTER = timedelta(minutes=1)
+_LONGEST_LAG = timedelta(hours=1)  # that is told: further back nobody looks for what a stage made last
 _ASKED_AT_ONCE = 32  # questions; the same one is never asked twice at once
 _REMEMBERED_ANSWERS = 256
 _REMEMBERED_ROWS = 20_000  # a larger answer is cheaper to read again than to keep
@@ -189,12 +192,8 @@ def read_page(
 
 
 def known_symbols(reader: Reader, fresh_for: float | None = None) -> list[str]:
-    """Return the symbols of which trades or bars are stored, in order; as of `fresh_for` seconds ago at the earliest."""
-    rows = reader.read(
-        f"SELECT symbol FROM {TRADE_ID_RANGES.name} UNION "
-        f"SELECT DISTINCT symbol FROM {OHLC_BARS.name} WHERE bar_interval = '1d' ORDER BY symbol",
-        fresh_for=fresh_for,
-    )
+    """Return the symbols of which trades were ever stored, in order; as of `fresh_for` seconds ago at the earliest."""
+    rows = reader.read(f"SELECT DISTINCT symbol FROM {TRADE_ID_RANGES.name} ORDER BY symbol", fresh_for=fresh_for)
     return rows["symbol"].to_list()
 
 
@@ -203,7 +202,7 @@ def market_now(reader: Reader) -> datetime:
 
     "The last hour" of a replay of old data is thus the last hour of the replay.
     """
-    newest: datetime | None = reader.read(f"SELECT max(last_trade_time) FROM {TRADE_ID_RANGES.name}").item()
+    newest: datetime | None = reader.read(f"SELECT {NEWEST_TRADE_TIME}").item()
     return newest or utc_now()
 
 
@@ -216,7 +215,7 @@ def watch_list(reader: Reader) -> pl.DataFrame:
     return reader.read(
         f"""
         WITH newest AS (
-            SELECT max(bar_start) AS at FROM {OHLC_BARS.name} WHERE bar_interval = '1m'
+            SELECT {NEWEST_TRADE_TIME} AS at
         ), day AS (
             SELECT symbol,
                    arg_min(open, bar_start) AS first_price, arg_max(close, bar_start) AS last_price,
@@ -273,7 +272,7 @@ class DataHealth:
     last_received_at: datetime | None
     last_commit_at: datetime | None
     last_bar_end: datetime | None
-    last_scored_bar: datetime | None
+    last_feature_end: datetime | None
     open_gaps: int
     missing_trades: int
     dead_letters: int
@@ -281,11 +280,16 @@ class DataHealth:
     overdue_alerts: int
 
     def stage_lags(self) -> dict[str, timedelta]:
-        """Return how far each stage's newest row is behind the newest trade."""
+        """Return how far each stage's newest row is behind the newest trade.
+
+        An hour stands for an hour and more. Scores and alerts follow in the same step as features; only rare ones are
+        stored, so that their newest row tells nothing.
+        """
         if self.last_trade_time is None:
             return {}
-        ends = {"ohlc_bars": self.last_bar_end, "anomaly_scores": self.last_scored_bar}
-        return {stage: max(self.last_trade_time - end, timedelta(0)) for stage, end in ends.items() if end is not None}
+        ends = {"ohlc_bars": self.last_bar_end, "features": self.last_feature_end}
+        newest = self.last_trade_time
+        return {stage: max(newest - end, timedelta(0)) if end else _LONGEST_LAG for stage, end in ends.items()}
 
 
 def data_health(reader: Reader) -> DataHealth:
@@ -293,13 +297,14 @@ def data_health(reader: Reader) -> DataHealth:
     row = reader.read(
         f"""
         SELECT
-            (SELECT max(last_trade_time) FROM {TRADE_ID_RANGES.name}) AS last_trade_time,
-            (SELECT max(received_at) FROM raw_ticks
-             WHERE trade_time >= (SELECT max(last_trade_time) - INTERVAL 1 MINUTE FROM {TRADE_ID_RANGES.name})
+            {NEWEST_TRADE_TIME} AS last_trade_time,
+            (SELECT max(received_at) FROM raw_ticks WHERE trade_time >= {NEWEST_TRADE_TIME} - INTERVAL 1 MINUTE
             ) AS last_received_at,
             (SELECT max(recorded_at) FROM {INGESTED_OFFSETS.name}) AS last_commit_at,
-            (SELECT max(bar_end) FROM {OHLC_BARS.name} WHERE bar_interval = '1s') AS last_bar_end,
-            (SELECT max(bar_start) FROM {ANOMALY_SCORES.name}) AS last_scored_bar,
+            (SELECT max(bar_end) FROM {OHLC_BARS.name}
+             WHERE bar_interval = '1s' AND bar_start >= {NEWEST_TRADE_TIME} - INTERVAL 1 HOUR) AS last_bar_end,
+            (SELECT max(bar_start) + INTERVAL 5 SECOND FROM {FEATURES.name}
+             WHERE bar_interval = '5s' AND bar_start >= {NEWEST_TRADE_TIME} - INTERVAL 1 HOUR) AS last_feature_end,
             (SELECT count(*) FROM {TRADE_ID_GAPS.name} WHERE closed_at IS NULL) AS open_gaps,
             (SELECT coalesce(sum(last_missing_id - first_missing_id + 1), 0)::BIGINT
              FROM {TRADE_ID_GAPS.name} WHERE closed_at IS NULL) AS missing_trades,

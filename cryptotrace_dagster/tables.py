@@ -166,6 +166,9 @@ TRADE_ID_RANGES = Table(
     time_column="first_trade_time",
 )
 
+# Where the stored market stands, as SQL. To look for the newest bar instead takes as long as reading all bars of a week.
+NEWEST_TRADE_TIME = f"(SELECT max(last_trade_time) FROM {TRADE_ID_RANGES.name})"
+
 TRADE_ID_GAPS = Table(
     name="trade_id_gaps",
     description="Every hole in the trade ids that was ever seen, and when it was closed. Open ones have no `closed_at`.",

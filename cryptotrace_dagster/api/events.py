@@ -20,7 +20,7 @@ from cryptotrace_dagster.domain.bars import BAR_INTERVALS
 from cryptotrace_dagster.domain.instants import InstantError, parse_instant
 from cryptotrace_dagster.queries import Reader, data_version
 from cryptotrace_dagster.storage import StorageError
-from cryptotrace_dagster.tables import ALERTS, OHLC_BARS
+from cryptotrace_dagster.tables import ALERTS, NEWEST_TRADE_TIME, OHLC_BARS
 
 EventKind = Literal["alert", "bar"]
 LOOK_EVERY_SECONDS = 0.5
@@ -118,10 +118,10 @@ class EventSource:
 
     def _new_bars(self) -> list[ServerSentEvent]:
         rows = self.reader.read(
-            f"SELECT {', '.join(OHLC_BARS.column_names)} FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start >= "
-            f"(SELECT max(bar_start) FROM {OHLC_BARS.name} WHERE bar_interval = ?) - to_microseconds(?) "
+            f"SELECT {', '.join(OHLC_BARS.column_names)} FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start > "
+            f"{NEWEST_TRADE_TIME} - 2 * to_microseconds(?) "  # the newest bar and the one before it
             "AND (symbol = ? OR ? IS NULL) ORDER BY bar_start, symbol LIMIT 2000",
-            [self.interval, self.interval, _microseconds(self.interval), self.symbol, self.symbol],
+            [self.interval, _microseconds(self.interval), self.symbol, self.symbol],
         )
         events = []
         for row, stored in zip(formats.records(rows), rows.iter_rows(named=True), strict=True):

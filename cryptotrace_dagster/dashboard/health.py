@@ -55,10 +55,8 @@ def _freshness() -> None:
     lags = health.stage_lags()
     figures = {
         "Last trade received": f"{age_text((utc_now() - health.last_received_at).total_seconds())} ago",
-        "Bars behind trades": age_text(lags["ohlc_bars"].total_seconds()) if "ohlc_bars" in lags else "none yet",
-        "Scores behind trades": age_text(lags["anomaly_scores"].total_seconds())
-        if "anomaly_scores" in lags
-        else "none yet",
+        "Bars behind trades": age_text(lags["ohlc_bars"].total_seconds()),
+        "Features behind trades": age_text(lags["features"].total_seconds()),
         "Missing trades": f"{health.missing_trades:,}",
         "Unreadable messages": f"{health.dead_letters:,}",
         "Alerts to deliver": f"{health.undelivered_alerts:,}",

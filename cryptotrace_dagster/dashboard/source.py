@@ -25,6 +25,7 @@ from cryptotrace_dagster.tables import (
     ANOMALY_SCORES,
     DEAD_LETTERS,
     FEATURES,
+    NEWEST_TRADE_TIME,
     OHLC_BARS,
     TRADE_ID_GAPS,
     TRADE_ID_RANGES,
@@ -65,8 +66,7 @@ def spark_lines(reader: Reader) -> dict[str, list[float]]:
         f"""
         SELECT symbol, list(close::DOUBLE ORDER BY bar_start) AS closes
         FROM {OHLC_BARS.name}
-        WHERE bar_interval = '1m' AND bar_start > (
-            SELECT max(bar_start) - INTERVAL {_SPARK_BARS} MINUTE FROM {OHLC_BARS.name} WHERE bar_interval = '1m')
+        WHERE bar_interval = '1m' AND bar_start > {NEWEST_TRADE_TIME} - INTERVAL {_SPARK_BARS} MINUTE
         GROUP BY symbol
         """
     )

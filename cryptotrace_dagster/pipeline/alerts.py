@@ -31,7 +31,7 @@ from cryptotrace_dagster.domain.conversations import (
 )
 from cryptotrace_dagster.domain.rules import RuleBook
 from cryptotrace_dagster.domain.signals import DECISION_INTERVAL, PRICE_AGE, SCORE_INTERVALS, Market, find_signals
-from cryptotrace_dagster.domain.windows import Window, floor
+from cryptotrace_dagster.domain.windows import EPOCH, Window, floor
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.storage import Warehouse
@@ -45,6 +45,7 @@ _BAR_COLUMNS = (
     "trade_count, last_trade_time"
 )
 _STATE_SPAN = timedelta(days=2)
+_NEAR = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,15 @@ def _first_decision(connection: duckdb.DuckDBPyConnection, window: Window) -> da
 
     The last bars before the window may have been open when they were last looked at.
     """
-    row = connection.execute(
-        f"SELECT max(bar_start) FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start < ?",
-        [DECISION_INTERVAL, window.start],
-    ).fetchone()
-    latest = row[0] if row is not None and row[0] is not None else window.start
-    return min(window.start, latest) - ALLOWED_LATENESS - timedelta(seconds=1)
+    latest: datetime | None = None
+    for earliest in (window.start - _NEAR, EPOCH):  # further back only where the market slept: that reads all bars
+        (latest,) = connection.execute(
+            f"SELECT max(bar_start) FROM {OHLC_BARS.name} WHERE bar_interval = ? AND bar_start >= ? AND bar_start < ?",
+            [DECISION_INTERVAL, earliest, window.start],
+        ).fetchone() or (None,)
+        if latest is not None:
+            break
+    return (latest or window.start) - ALLOWED_LATENESS - timedelta(seconds=1)
 
 
 def _record_versions(

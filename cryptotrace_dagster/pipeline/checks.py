@@ -22,6 +22,7 @@ from cryptotrace_dagster.tables import (
     ALERT_DELIVERIES,
     ALERTS,
     FEATURES,
+    NEWEST_TRADE_TIME,
     OHLC_BARS,
     RAW_TICKS,
     TRADE_ID_GAPS,
@@ -264,8 +265,7 @@ def no_route_is_stopped(warehouse: Warehouse) -> Finding:
 def ticks_are_fresh(warehouse: Warehouse, now: datetime) -> Finding:
     """The newest trades were received within the last minutes; older ones, as a backfill brings them, do not count."""
     newest = warehouse.read(
-        f"SELECT max(received_at) FROM {RAW_TICKS.name} "
-        f"WHERE trade_time >= (SELECT max(last_trade_time) - INTERVAL 1 MINUTE FROM {TRADE_ID_RANGES.name})"
+        f"SELECT max(received_at) FROM {RAW_TICKS.name} WHERE trade_time >= {NEWEST_TRADE_TIME} - INTERVAL 1 MINUTE"
     ).item()
     if newest is None:
         return Finding(False, "There is no trade yet: is the feed running, and can it reach the exchange?")

@@ -6,7 +6,7 @@ Owns the query that the dashboard's calendar and Dagster's metadata share, and i
 import polars as pl
 
 from cryptotrace_dagster.storage import Warehouse
-from cryptotrace_dagster.tables import OHLC_BARS, TRADE_ID_GAPS
+from cryptotrace_dagster.tables import NEWEST_TRADE_TIME, OHLC_BARS, TRADE_ID_GAPS
 
 SHOWN_DAYS = 7
 SHOWN_SYMBOLS = 25  # an entry of Dagster's event log stays small
@@ -16,8 +16,7 @@ SHOWN_SYMBOLS = 25  # an entry of Dagster's event log stays small
 MISSING_BY_DAY_QUERY = f"""
     WITH stored AS (
         SELECT DISTINCT symbol, bar_start::DATE AS day FROM {OHLC_BARS.name}
-        WHERE bar_interval = '1h' AND bar_start > (
-            SELECT max(bar_start) - to_days(?) FROM {OHLC_BARS.name} WHERE bar_interval = '1h')
+        WHERE bar_interval = '1h' AND bar_start > {NEWEST_TRADE_TIME} - to_days(?)
     )
     SELECT stored.symbol, stored.day, coalesce(sum(last_missing_id - first_missing_id + 1), 0)::BIGINT AS missing_trades
     FROM stored LEFT JOIN {TRADE_ID_GAPS.name} AS gaps ON gaps.symbol = stored.symbol AND gaps.closed_at IS NULL

@@ -71,6 +71,22 @@ def test_an_end_says_how_long_it_lasted_and_how_strong_it_was_however_the_time_i
     assert (json.loads(evidence)["lasted_s"], round(json.loads(evidence)["peak"], 2)) == (11.0, 9.2)
 
 
+@pytest.mark.parametrize("asleep", [60, 3 * 3600])
+def test_a_jump_in_the_last_second_before_the_market_sleeps_is_told_when_it_wakes(
+    warehouse: Warehouse, asleep: int
+) -> None:
+    """Its bar was open when it was last looked at; nothing closes it but the next trade, however late."""
+    rules = book(MOVE, more=SHORT)
+    store(warehouse, seconds_of(jumps(100, (99, 4))))
+    assert refresh(warehouse, rules, 0, 100, watermark=99) == 0
+
+    wakes = 100 + asleep
+    store(warehouse, seconds_of([104.0, 104.0], start=NOON + wakes * SECOND))
+    refresh(warehouse, rules, wakes, wakes + 1)
+
+    assert (100, "rule 1", "opening", "warning") in told(warehouse)
+
+
 def test_a_price_that_is_back_says_how_long_it_was_away(warehouse: Warehouse) -> None:
     store(warehouse, seconds_of(jumps(300, (30, 4), (150, -4))))
     refresh(warehouse, book("kind = 'price'\nabove = 103"), 0, 300)
