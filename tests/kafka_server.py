@@ -77,7 +77,8 @@ def format_storage(folder: Path, port: int) -> None:
     properties.write_text(_PROPERTIES.format(port=port, controller_port=free_port(), folder=folder))
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     subprocess.run(
-        [*_java(), "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
+        # With the sign of equality, for an id in 64 begins with a hyphen and would be taken for an option.
+        [*_java(), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(properties)],
         check=True,
         stdout=subprocess.DEVNULL,
     )
