@@ -166,7 +166,7 @@ TRADE_ID_RANGES = Table(
     time_column="first_trade_time",
 )
 
-# Where the stored market stands, as SQL. To look for the newest bar instead takes as long as reading all bars of a week.
+# Where the stored market stands, as SQL. To look for the newest bar instead reads all bars that are stored.
 NEWEST_TRADE_TIME = f"(SELECT max(last_trade_time) FROM {TRADE_ID_RANGES.name})"
 
 TRADE_ID_GAPS = Table(

@@ -32,7 +32,7 @@ from cryptotrace_dagster.domain.windows import utc_now
 from cryptotrace_dagster.queries import Reader, market_now, open_for_reading, watch_list
 from cryptotrace_dagster.settings import Settings
 from cryptotrace_dagster.storage import StorageError, Warehouse
-from cryptotrace_dagster.tables import TRADE_ID_RANGES
+from cryptotrace_dagster.tables import NEWEST_TRADE_TIME
 
 TRADES_PER_SECOND = 2_000
 READS_TARGET = Target(3.0)
@@ -184,7 +184,7 @@ def _lags(system: RunningSystem, goes_on: Callable[[float], bool]) -> list[float
     warehouse = Warehouse(str(system.warehouse_path))
     began, lags = time.monotonic(), []
     while goes_on(began):
-        newest = warehouse.read(f"SELECT max(last_trade_time) FROM {TRADE_ID_RANGES.name}").item()
+        newest = warehouse.read(f"SELECT {NEWEST_TRADE_TIME}").item()
         lags.append((utc_now() - newest) / timedelta(seconds=1))
         time.sleep(_SAMPLE_SECONDS)
     return lags

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cryptotrace_dagster.cli.options import settings_of
 from cryptotrace_dagster.errors import UserError
-from cryptotrace_dagster.settings import load_settings
 
 if TYPE_CHECKING:
     from cryptotrace_dagster.domain.evaluation import Interval
@@ -57,7 +57,7 @@ def backtest(
     else:
         if start is None or end is None or end <= start:
             raise UserError("Say what to replay: --from and a later --to, or --trades with a file of trades.")
-        settings = load_settings(data_dir=data_dir, warehouse_url="") if data_dir else load_settings()
+        settings = settings_of(data_dir)
         warehouse = warehouse_of(settings)
         report = backtest_stored(warehouse, load_rules(rules or settings.alerts_file), Window(start, end), events)
     _print_report(report, bool(labels))

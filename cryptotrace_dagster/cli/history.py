@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cryptotrace_dagster.cli.options import settings_of
 from cryptotrace_dagster.errors import UserError
-from cryptotrace_dagster.settings import Settings, load_settings
+from cryptotrace_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -38,7 +39,7 @@ def import_files(
     """
     from cryptotrace_dagster.pipeline.history import import_file
 
-    settings = _settings(data_dir)
+    settings = settings_of(data_dir)
     with _storing(settings) as (warehouse, progress):
         for file in files:
             size = file.stat().st_size if file.is_file() else None
@@ -65,7 +66,7 @@ def backfill(
 
     if last < first or first > utc_now():
         raise UserError(f"There are no days from {first:%Y-%m-%d} to {last:%Y-%m-%d}: give past days in order.")
-    settings = _settings(data_dir)
+    settings = settings_of(data_dir)
     days = [first + timedelta(days=number) for number in range((min(last, utc_now()) - first).days + 1)]
     with _storing(settings) as (warehouse, progress), BinanceRest(settings.binance_rest_url) as rest:
         for symbol, day in product(symbols, days):
@@ -79,10 +80,6 @@ def backfill(
                 progress=lambda done, task=task: progress.advance(task, done),  # type: ignore[misc]
             )
             _finish(progress, task, report)
-
-
-def _settings(data_dir: Path | None) -> Settings:
-    return load_settings(data_dir=data_dir, warehouse_url="") if data_dir else load_settings()
 
 
 @contextmanager

@@ -22,15 +22,8 @@ if TYPE_CHECKING:
     from cryptotrace_dagster.storage import Warehouse
 
 _SHOWN_ROWS = 50
-_BAR_TABLE = (
-    "bar_start",
-    "open",
-    "high",
-    "low",
-    "close",
-    "volume",
-    "trade_count",
-)  # all of them are wider than a terminal
+# What a table shows of bars: their sixteen columns are wider than any terminal.
+_BAR_TABLE = ("bar_start", "open", "high", "low", "close", "volume", "trade_count")
 _WIDTH_OF_A_FILE = 10_000  # where no terminal is, nothing has to be folded
 _UNKNOWN_TO_POLARS = ("INTERVAL", "UNION", "VARIANT")
 

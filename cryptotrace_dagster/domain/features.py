@@ -44,7 +44,7 @@ FAST_STATEMENT = f"""
     ), chained AS (
         SELECT *, lag(last_close) OVER earlier AS close_before, lag(starts) OVER earlier AS starts_before
         FROM bars WINDOW earlier AS (PARTITION BY symbol ORDER BY starts)
-    ), bought AS (  -- microseconds within a bar are small numbers: instants take a third as long again to sort
+    ), bought AS (  -- microseconds within a bar, small numbers: with instants, a third as long again
         SELECT symbol, epoch_us(trade_time) // 5_000_000 AS bar_number,
                list_sort(list((epoch_us(trade_time) % 5_000_000)::INTEGER)) AS instants
         FROM {RAW_TICKS.name}

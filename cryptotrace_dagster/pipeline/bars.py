@@ -8,7 +8,7 @@ from cryptotrace_dagster.domain.bars import BAR_INTERVALS, bar_statements
 from cryptotrace_dagster.domain.windows import Window
 from cryptotrace_dagster.pipeline.report import StageReport
 from cryptotrace_dagster.storage import Transaction, Warehouse
-from cryptotrace_dagster.tables import OHLC_BARS, RAW_TICKS, TRADE_ID_RANGES
+from cryptotrace_dagster.tables import NEWEST_TRADE_TIME, OHLC_BARS, RAW_TICKS
 
 _DAY = timedelta(days=1)
 
@@ -40,7 +40,7 @@ def refresh_bars(warehouse: Warehouse, window: Window) -> StageReport:
 
 
 def _may_be_thinned_out(transaction: Transaction, window: Window) -> bool:
-    newest = transaction.query(f"SELECT max(last_trade_time) FROM {TRADE_ID_RANGES.name}").item()
+    newest = transaction.query(f"SELECT {NEWEST_TRADE_TIME}").item()
     return newest is not None and window.end < newest - _DAY
 
 

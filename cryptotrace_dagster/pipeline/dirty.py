@@ -11,7 +11,7 @@ import polars as pl
 
 from cryptotrace_dagster.domain.windows import EPOCH, Window, day_window, floor, merged, utc_now
 from cryptotrace_dagster.storage import Transaction, Warehouse
-from cryptotrace_dagster.tables import DIRTY_WINDOWS, TRADE_ID_RANGES
+from cryptotrace_dagster.tables import DIRTY_WINDOWS, NEWEST_TRADE_TIME
 
 ALLOWED_LATENESS = timedelta(milliseconds=500)
 LONGEST_SCORED_BAR = timedelta(minutes=1)
@@ -95,7 +95,7 @@ def dirty_days(warehouse: Warehouse) -> list[Window]:
 
 def market_watermark(warehouse: Warehouse) -> datetime | None:
     """Return the largest trade time stored, less the allowed lateness; None before the first trade."""
-    latest = warehouse.read(f"SELECT max(last_trade_time) AS latest FROM {TRADE_ID_RANGES.name}").item()
+    latest = warehouse.read(f"SELECT {NEWEST_TRADE_TIME}").item()
     return None if latest is None else latest - ALLOWED_LATENESS
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from cryptotrace_dagster.connections import connected, quoted
+from cryptotrace_dagster.connections import connected, quoted, standing_in
 from cryptotrace_dagster.domain.windows import Window, floor
 from cryptotrace_dagster.pipeline.dirty import ALLOWED_LATENESS, market_watermark
 from cryptotrace_dagster.settings import Settings
@@ -149,7 +149,7 @@ def maintain_lake(warehouse: Warehouse, now: datetime, keep: timedelta = READERS
     }
     done: dict[str, int] = {}
     with connected(warehouse.address, read_only=False, wait_seconds=LOCK_WAIT_SECONDS) as connection:
-        (name,) = connection.execute("SELECT current_database()").fetchone() or ("",)
+        name = standing_in(connection)
         for what, call in steps.items():
             done[what] = len(connection.execute(f"CALL {call.format(lake=name)}").fetchall())
     return done
